@@ -1,0 +1,59 @@
+# Each command sets itself up; Python 3.11 or newer is all it needs.
+#   make demo      documents embedded through one endpoint, questions answered through the other; no keys, no network
+#   make test      the whole test suite, against the built wheel
+#   make serve     the page of the example application
+#   make check     linters, types and import rules
+#   make bench     the benchmarks' tables
+#   make clean     forget all that was set up
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find container services -name '*.py' -o -name py.typed) pyproject.toml setup.cfg README.md
+WORKERS ?= 2
+
+.PHONY: demo test serve check bench clean wheel
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m app_example demo
+
+serve: $(VENV)/.installed
+	$(BIN)/python -m app_example serve
+
+test: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+check: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/python -m benchmarks
+
+wheel:
+	rm -rf build dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "llmwire needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+# The wheel as a user gets it: what is tested is what is installed, not what lies in the folder.
+$(VENV)/.installed: $(VENV)/.created $(SOURCES)
+	rm -rf build $(VENV)/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(VENV)/wheel .
+	$(BIN)/python -m pip install --quiet --group example "$$(echo $(VENV)/wheel/llmwire-*.whl)[cli,azure]"
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/llmwire-*.whl
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

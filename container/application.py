@@ -1,0 +1,121 @@
+"""LLMContainer: all that is wired, on one screen. Connects; never decides, never calls a server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from dependency_injector import containers, providers
+
+from llmwire.services.completion import AsyncCompletionService, CompletionService
+from llmwire.services.embedding import AsyncEmbeddingService, EmbeddingService
+from llmwire.services.monitoring.logs import log
+
+from . import clients
+from .configuration import Document, Environment
+from .explain import Explanation, explain
+from .lifetime import Lazy, shut_down_all
+from .resolution import resolve
+from .settings import chains
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+
+def lane(function: str) -> type[containers.DeclarativeContainer]:
+    """All that one function has: the chain of each setting, what they settle, the clients over it."""
+
+    class Lane(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        env = Environment()
+        listener = providers.Object(log)
+        token_source = providers.Callable(clients.identity_tokens)
+
+        _chains = chains(function, config, env)
+        vars().update(_chains)  # base_url, api_key, model, ...: each a FirstOf, to be asked or overridden by its name
+
+        settings = providers.Callable(
+            resolve,
+            function,
+            chains=providers.Dict({name: chain.provider for name, chain in _chains.items()}),
+            config=config.provider,
+            env=env.provider,
+            token_source=token_source.provider,
+        )
+        client = Lazy(clients.openai_client, settings, listener, close=clients.close, is_closed=clients.is_closed)
+        async_client = Lazy(
+            clients.async_openai_client,
+            settings,
+            listener,
+            close=clients.close_async,
+            aclose=clients.aclose,
+            is_closed=clients.is_closed,
+        )
+
+    return Lane
+
+
+class _Methods:
+    """What a container of ours can do beyond its providers."""
+
+    def explain(self) -> Explanation:
+        """The effective value of every setting, where it comes from and what it shadows; keys are masked."""
+        return explain(self)
+
+    async def aclose(self) -> None:
+        """Close every client that was built, and wait for it."""
+        await shut_down_all(self)
+
+
+class _Instance(_Methods, containers.DynamicContainer):
+    """What `LLMContainer()` really gives: dependency-injector copies the providers into it."""
+
+
+class LLMContainer(_Methods, containers.DeclarativeContainer):
+    """Separate completion and embedding clients, each built when first used, and the services over them.
+
+    Layers: `config` (a dict, or a larger application's `config.llm`) before `env` (the process environment).
+    """
+
+    instance_type = _Instance
+
+    config = providers.Configuration()
+    env = Environment()
+    listener = providers.Object(log)
+
+    completion = providers.Container(lane("completion"), config=config, env=env, listener=listener)
+    embedding = providers.Container(lane("embedding"), config=config, env=env, listener=listener)
+
+    completion_client: providers.Provider[OpenAI] = completion.client
+    async_completion_client: providers.Provider[AsyncOpenAI] = completion.async_client
+    embedding_client: providers.Provider[OpenAI] = embedding.client
+    async_embedding_client: providers.Provider[AsyncOpenAI] = embedding.async_client
+
+    completion_service = providers.Factory(CompletionService, completion_client, model=completion.model)
+    async_completion_service = providers.Factory(
+        AsyncCompletionService, async_completion_client, model=completion.model
+    )
+    embedding_service = providers.Factory(
+        EmbeddingService, embedding_client, model=embedding.model, dimensions=embedding.dimensions
+    )
+    async_embedding_service = providers.Factory(
+        AsyncEmbeddingService, async_embedding_client, model=embedding.model, dimensions=embedding.dimensions
+    )
+
+    @classmethod
+    def from_dotenv(cls, path: str | os.PathLike[str] | None = None, **overriding: Any) -> LLMContainer:
+        """A container that reads a `.env` file below the process environment.
+
+        Args:
+            path: the file; None looks for `.env` in the working directory and above.
+        Raises:
+            ConfigError: the named file cannot be read.
+        """
+        container = cls(**overriding)
+        container.env.read_dotenv(path)
+        return container
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], **overriding: Any) -> LLMContainer:
+        """A container whose `config` layer is a TOML file. Raises ConfigError where it cannot be read."""
+        return cls(config=Document.from_toml(path), **overriding)

@@ -1,0 +1,292 @@
+"""Where a value comes from: the environment layer, the fallback chain, origins.
+
+Knows places and their order; knows nothing of what the values mean.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from dependency_injector import providers
+
+from llmwire.services.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Level(IntEnum):
+    """How near to the function a value was given; the smaller, the more specific."""
+
+    OWN = 0
+    SHARED = 1
+    DEFAULT = 2
+    UNSET = 3
+
+
+class Unfit(ValueError):  # noqa: N818
+    """A value that its setting cannot take. Carries what is wrong and what to do; never the text of a secret."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(problem, remedy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A place that holds a value: the value as written, and the place."""
+
+    raw: Any = field(repr=False)
+    origin: str
+    level: Level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The outcome of a chain.
+
+    Attributes:
+        value: parsed, or the default.
+        origin: as in `env.OPENAI_BASE_URL`; `default` where no place holds a value.
+        shadowed: the later places that hold a value too, in their order.
+        blank: the places before the found one that are set, but blank.
+    """
+
+    value: Any = field(repr=False)
+    origin: str
+    level: Level
+    shadowed: tuple[Held, ...] = ()
+    blank: tuple[str, ...] = ()
+
+
+class Document(dict[str, Any]):
+    """A configuration that remembers the file it was read from."""
+
+    file: str
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Document:
+        """Read a TOML file. Raises ConfigError where it is missing or no TOML."""
+        try:
+            document = cls(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ConfigError(
+                f"cannot be read: {reason}", key=str(path), remedy="Name a TOML file that exists."
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"is no TOML: {error}", key=str(path), remedy="Correct it.") from error
+        document.file = str(path)
+        return document
+
+
+class Environment(providers.Configuration):
+    """The process environment as a layer of configuration, below it a `.env` file where one was asked for.
+
+    Nothing is kept: a variable is read whenever a chain asks for it.
+    """
+
+    def __init__(self, name: str = "env") -> None:
+        self._dotenv: dict[str, str] = {}
+        self._dotenv_file = ""
+        super().__init__(name=name)
+
+    def __deepcopy__(self, memo: dict[Any, Any] | None) -> Environment:
+        copied = cast(Environment, super().__deepcopy__(memo))
+        copied._dotenv, copied._dotenv_file = self._dotenv, self._dotenv_file  # noqa: SLF001  # a copy of its own class
+        return copied
+
+    def read_dotenv(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Put a `.env` file below the process environment, which wins.
+
+        Args:
+            path: the file; None looks for `.env` in the working directory and above, and takes none if there is none.
+        Raises:
+            ConfigError: the named file cannot be read.
+        """
+        import dotenv
+
+        found = dotenv.find_dotenv(usecwd=True) if path is None else str(path)
+        if path is not None and not Path(path).is_file():
+            raise ConfigError("is no file", key=str(path), remedy="Name a .env file that exists.")
+        if found:
+            self._dotenv = {key: value for key, value in dotenv.dotenv_values(found).items() if value is not None}
+            self._dotenv_file = found
+
+    def origin_of(self, name: str) -> str:
+        """Where the variable's value comes from: `env.NAME`, with the file where it is not the process's own."""
+        if os.environ.get(name, "").strip() or name not in self._dotenv:
+            return f"{self.get_name()}.{name}"
+        return f"{self.get_name()}.{name} ({self._dotenv_file})"
+
+    def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, str]:  # noqa: ARG002
+        return _Variables(self._dotenv)
+
+
+class _Variables(Mapping[str, str]):
+    """The process environment over the lines of a `.env` file; a blank variable hides none of them."""
+
+    def __init__(self, dotenv: Mapping[str, str]) -> None:
+        self._dotenv = dotenv
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ.get(name)
+        if (value is None or not value.strip()) and name in self._dotenv:
+            return self._dotenv[name]
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._dotenv, **os.environ})
+
+    def __len__(self) -> int:
+        return len({**self._dotenv, **os.environ})
+
+
+class FirstOf(providers.Provider[T]):
+    """The fallback chain: the first of its places that holds a value, parsed; else the default.
+
+    Blank is unset. Lazy: places are looked at when the value is asked for. `found()` tells the origin.
+
+    Args:
+        own: options of a Configuration that belong to the function itself, most specific first.
+        shared: options that all functions fall back to.
+        default: the value where no place holds one.
+        key: what the setting is called in messages.
+        parse: turns what was written into the value; raises Unfit.
+    """
+
+    def __init__(
+        self,
+        *own: providers.ConfigurationOption,
+        shared: tuple[providers.ConfigurationOption, ...] = (),
+        default: T | None = None,
+        key: str = "",
+        parse: Callable[[Any], T] | None = None,
+    ) -> None:
+        self.own, self.shared, self.default, self.key, self.parse = own, shared, default, key, parse
+        super().__init__()
+
+    def __deepcopy__(self, memo: dict[Any, Any] | None) -> FirstOf[T]:
+        memo = {} if memo is None else memo
+        if (known := memo.get(id(self))) is not None:
+            return known  # type: ignore[no-any-return]  # a memo holds anything
+        copied: FirstOf[T] = type(self)(default=self.default, key=self.key, parse=self.parse)
+        memo[id(self)] = copied
+        copied.own, copied.shared = (
+            tuple(providers.deepcopy(list(places), memo)) for places in (self.own, self.shared)
+        )
+        self._copy_overridings(copied, memo)
+        return copied
+
+    @property
+    def places(self) -> tuple[providers.ConfigurationOption, ...]:
+        """Every place, in the order in which they are looked at."""
+        return self.own + self.shared
+
+    @property
+    def related(self) -> Iterator[providers.Provider[Any]]:
+        yield from self.places
+        yield from {place._get_root() for place in self.places}  # noqa: SLF001  # see origin_of
+        yield from super().related
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        """The value. Unlike other providers' an override is parsed too, and a blank one is none."""
+        return self.found().value
+
+    def found(self) -> Found:
+        """The value, its origin and what it shadows. Raises ConfigError where the value cannot be used."""
+        held, blank = self._held()
+        if not held:
+            level = Level.UNSET if self.default is None else Level.DEFAULT
+            return Found(value=self.default, origin="default", level=level, blank=blank)
+        first, *shadowed = held
+        value = self._parsed(first)
+        return Found(value=value, origin=first.origin, level=first.level, shadowed=tuple(shadowed), blank=blank)
+
+    def is_set(self) -> bool:
+        """Whether any of its places holds a value, usable or not."""
+        return self.last_overriding is not None or bool(self._held()[0])
+
+    def origin(self) -> str:
+        """Where the value comes from, as in `env.OPENAI_BASE_URL`; `default` where no place holds one."""
+        return self.found().origin
+
+    def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T | None:  # noqa: ARG002
+        return self.found().value  # type: ignore[no-any-return]  # parsed or the default
+
+    def _held(self) -> tuple[list[Held], tuple[str, ...]]:
+        held: list[Held] = []
+        blank: list[str] = []
+        for level, places in ((Level.OWN, self.own), (Level.SHARED, self.shared)):
+            for place in places:
+                raw = self._read(place)
+                if raw is None:
+                    continue
+                if isinstance(raw, str) and not raw.strip():
+                    blank.append(origin_of(place))
+                else:
+                    held.append(Held(raw=raw, origin=origin_of(place), level=level))
+        return held, tuple(blank)
+
+    def _read(self, place: providers.ConfigurationOption) -> Any:
+        # Not place() itself: it would keep what it read for ever.
+        value: Any = place._get_root()()  # noqa: SLF001  # see origin_of
+        for segment in _path(place).split("."):
+            if value is None:
+                return None
+            if not isinstance(value, Mapping):
+                problem, remedy = "stands below something that is no table", "Write a table there."
+                raise ConfigError(problem, key=self.key, origin=str(place.get_name()), remedy=remedy)
+            value = value.get(segment)
+        return value
+
+    def _parsed(self, held: Held) -> T:
+        raw = held.raw.strip() if isinstance(held.raw, str) else held.raw
+        if self.parse is None:
+            return cast(T, raw)
+        try:
+            return self.parse(raw)
+        except Unfit as error:
+            raise ConfigError(error.problem, key=self.key, origin=held.origin, remedy=error.remedy) from None
+
+
+def origin_of(place: providers.ConfigurationOption) -> str:
+    """The full name of a place, with the file that it was read from where there is one."""
+    layer = layer_of(place._get_root())  # noqa: SLF001  # the library has no public way to an option's layer
+    if isinstance(layer, Environment):
+        return layer.origin_of(_path(place))
+    file = getattr(layer(), "file", None)
+    return f"{place.get_name()} ({file})" if file else str(place.get_name())
+
+
+def _path(place: providers.ConfigurationOption) -> str:
+    """Where the place stands below its layer, as in `completion.base_url`."""
+    return str(place.get_name()).partition(".")[2]
+
+
+def layer_of(provider: providers.Provider[Any]) -> providers.Provider[Any]:
+    """What a layer really reads: the last of the providers that override it."""
+    while provider.last_overriding is not None:
+        provider = provider.last_overriding
+    return provider
+
+
+def option(config: providers.Configuration, env: Environment, name: str) -> providers.ConfigurationOption:
+    """The option of a place as it is written down: `config.completion.base_url` or `env.OPENAI_BASE_URL`."""
+    layer, *segments = name.split(".")
+    place: Any = {"config": config, "env": env}[layer]
+    for segment in segments:
+        place = getattr(place, segment)
+    return place  # type: ignore[no-any-return]  # at least one segment follows the layer
+
+
+def tree(layer: providers.Provider[Any]) -> Mapping[str, Any]:
+    """All that a layer holds; empty where it holds nothing."""
+    return layer() or {}

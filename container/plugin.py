@@ -1,0 +1,62 @@
+"""The pytest plugin: an isolated container for each test, and no network where it is forbidden.
+
+It stands here and not with the fakes because it knows the container. Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from .application import LLMContainer
+
+CHOICES = ("allow", "loopback", "forbid")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The switch, as an option and as a line of the configuration."""
+    meaning = "which real network calls of llmwire's clients the tests may make: allow, loopback or forbid"
+    group = parser.getgroup("llmwire")
+    group.addoption("--llmwire-network", choices=CHOICES, default=None, help=meaning)
+    parser.addini("llmwire_network", meaning, default="allow")
+
+
+@pytest.fixture
+def llm_container() -> Iterator[LLMContainer]:
+    """A fresh LLMContainer that reads neither the environment nor a file. Its clients are closed after the test."""
+    from .application import LLMContainer
+
+    container = LLMContainer(env={})
+    yield container
+    container.shutdown_resources()
+
+
+@pytest.fixture(autouse=True)
+def _llmwire_network(request: pytest.FixtureRequest) -> Iterator[None]:
+    allowed = request.config.getoption("--llmwire-network") or request.config.getini("llmwire_network")
+    if allowed not in CHOICES:
+        raise pytest.UsageError(f"llmwire_network is {allowed!r}: write one of {', '.join(CHOICES)}")
+    if allowed == "allow":
+        yield
+        return
+    from llmwire.services.errors import NetworkRefused
+    from llmwire.services.transport import network
+
+    def refuse(server: str, /) -> None:
+        if allowed == "loopback" and is_loopback(server):
+            return
+        raise NetworkRefused(f"{request.node.nodeid} made a real call to {server}; override the client with a fake")
+
+    network.set_gate(refuse)
+    yield
+    network.set_gate(None)
+
+
+def is_loopback(server: str) -> bool:
+    """Whether a server, as in `http://127.0.0.1:8000`, is this machine, by its name alone."""
+    host = urlsplit(server).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,50 @@
+"""What llmwire does with a client: completions, embeddings, wiring. Usable with plain constructors.
+
+The names are looked up when first used: importing this package imports neither openai nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .completion import AsyncCompletionService, CompletionService
+    from .embedding import AsyncEmbeddingService, EmbeddingService
+    from .events import AttemptEnded, ConfigWarned, Event, Listener
+    from .wiring import inject
+
+__all__ = [
+    "AsyncCompletionService",
+    "AsyncEmbeddingService",
+    "AttemptEnded",
+    "CompletionService",
+    "ConfigWarned",
+    "EmbeddingService",
+    "Event",
+    "Listener",
+    "inject",
+]
+
+_HOMES = {
+    "AsyncCompletionService": "completion",
+    "AsyncEmbeddingService": "embedding",
+    "AttemptEnded": "events",
+    "CompletionService": "completion",
+    "ConfigWarned": "events",
+    "EmbeddingService": "embedding",
+    "Event": "events",
+    "Listener": "events",
+    "inject": "wiring",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

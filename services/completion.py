@@ -1,0 +1,201 @@
+"""Text from a language model, through any openai client. Knows messages and answers; knows no container and no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import ConfigError, NoText, StreamTruncated
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+
+Prompt = str | Iterable[Mapping[str, Any]]
+Parsed = TypeVar("Parsed")
+
+
+class _Asking:
+    """What both services share: how a prompt becomes a request."""
+
+    def __init__(self, client: Any, *, model: str | None = None) -> None:
+        self._client, self.model = client, model
+
+    def _request(
+        self, prompt: Prompt, system: str | None, model: str | None, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        chosen = model or self.model
+        if chosen is None:
+            remedy = "Give model= to the call or to the service, or set COMPLETION_MODEL."
+            raise ConfigError("is not set", key="completion.model", remedy=remedy)
+        return {"messages": messages_of(prompt, system=system), "model": chosen, **options}
+
+
+class CompletionService(_Asking):
+    """Completions from an openai client, or from anything with its `.chat.completions.create`.
+
+    Args:
+        client: an `openai.OpenAI`, or a fake of it.
+        model: what is asked for where a call names none.
+    """
+
+    def complete(self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any) -> str:
+        """The model's answer as text.
+
+        Args:
+            prompt: the user's words, or whole messages in the SDK's form.
+            system: a system message to put before them.
+            options: handed to the SDK unread, as `temperature=0` or `timeout=5`.
+        Raises:
+            NoText: the answer carries no text: tool calls, a refusal or a content filter.
+        """
+        return text_of(self.chat(prompt, system=system, model=model, **options))
+
+    def chat(
+        self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
+    ) -> ChatCompletion:
+        """The model's whole answer, as the SDK gives it. Arguments as in `complete`."""
+        answer: ChatCompletion = self._client.chat.completions.create(**self._request(prompt, system, model, options))
+        return answer
+
+    def stream(
+        self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
+    ) -> Iterator[str]:
+        """The answer's text piece by piece; the request is sent with the first. Arguments as in `complete`.
+
+        The connection is given back at the end, on `close()`, and when the iteration is given up.
+
+        Raises:
+            StreamTruncated: the stream ended before the model said that it was done; carries what had arrived.
+        """
+        request = self._request(prompt, system, model, options)
+        ending = _Ending()
+        with _closing(self._client.chat.completions.create(stream=True, **request)) as chunks:
+            for chunk in chunks:
+                yield from ending.pieces(chunk)
+        ending.check()
+
+    def parse(
+        self,
+        prompt: Prompt,
+        *,
+        response_format: type[Parsed],
+        system: str | None = None,
+        model: str | None = None,
+        **options: Any,
+    ) -> Parsed:
+        """The answer as an object of `response_format`, a pydantic model. Arguments as in `complete`.
+
+        Raises:
+            NoText: the model refused, or its answer is empty.
+        """
+        request = self._request(prompt, system, model, options)
+        parsed: Parsed = parsed_of(self._client.chat.completions.parse(response_format=response_format, **request))
+        return parsed
+
+
+class AsyncCompletionService(_Asking):
+    """The same for asyncio, over an `openai.AsyncOpenAI`."""
+
+    async def complete(
+        self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
+    ) -> str:
+        """As `CompletionService.complete`."""
+        return text_of(await self.chat(prompt, system=system, model=model, **options))
+
+    async def chat(
+        self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
+    ) -> ChatCompletion:
+        """As `CompletionService.chat`."""
+        request = self._request(prompt, system, model, options)
+        answer: ChatCompletion = await self._client.chat.completions.create(**request)
+        return answer
+
+    async def stream(
+        self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
+    ) -> AsyncIterator[str]:
+        """As `CompletionService.stream`. One who leaves the loop early closes at once with `contextlib.aclosing`."""
+        request = self._request(prompt, system, model, options)
+        ending = _Ending()
+        async with _aclosing(await self._client.chat.completions.create(stream=True, **request)) as chunks:
+            async for chunk in chunks:
+                for piece in ending.pieces(chunk):
+                    yield piece
+        ending.check()
+
+    async def parse(
+        self,
+        prompt: Prompt,
+        *,
+        response_format: type[Parsed],
+        system: str | None = None,
+        model: str | None = None,
+        **options: Any,
+    ) -> Parsed:
+        """As `CompletionService.parse`."""
+        request = self._request(prompt, system, model, options)
+        parsed: Parsed = parsed_of(
+            await self._client.chat.completions.parse(response_format=response_format, **request)
+        )
+        return parsed
+
+
+def messages_of(prompt: Prompt, *, system: str | None = None) -> list[Mapping[str, Any]]:
+    """The SDK's messages for a prompt: a text is the user's, messages stay as they are."""
+    messages: list[Mapping[str, Any]] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+    return [{"role": "system", "content": system}, *messages] if system is not None else messages
+
+
+def text_of(answer: ChatCompletion) -> str:
+    """The text of the first choice. Raises NoText where it has none."""
+    choice = answer.choices[0] if answer.choices else None
+    if choice is None or choice.message.content is None:
+        raise NoText(_without_text(choice))
+    return choice.message.content
+
+
+def parsed_of(answer: Any) -> Any:
+    """The parsed object of the first choice. Raises NoText where it has none."""
+    choice = answer.choices[0] if answer.choices else None
+    if choice is None or choice.message.parsed is None:
+        raise NoText(_without_text(choice))
+    return choice.message.parsed
+
+
+def _without_text(choice: Any) -> str:
+    if choice is None:
+        return "the answer has no choice"
+    refusal = getattr(choice.message, "refusal", None)
+    reason = f"the model refused: {refusal}" if refusal else f"finish_reason is {choice.finish_reason}"
+    return f"the answer carries no text ({reason}); chat() returns it whole"
+
+
+class _Ending:
+    """Whether a stream of chunks came to its end, and the text until then."""
+
+    def __init__(self) -> None:
+        self._received: list[str] = []
+        self._is_done = False
+
+    def pieces(self, chunk: Any) -> Iterator[str]:
+        """The text in a chunk, if it has any."""
+        for choice in chunk.choices[:1]:
+            self._is_done = self._is_done or getattr(choice, "finish_reason", None) is not None
+            if piece := choice.delta.content:
+                self._received.append(piece)
+                yield piece
+
+    def check(self) -> None:
+        """Raise StreamTruncated unless the model said that it was done."""
+        if not self._is_done:
+            received = "".join(self._received)
+            message = f"the stream ended after {len(received)} characters, before the model was done; ask again"
+            raise StreamTruncated(message, received=received)
+
+
+def _closing(chunks: Any) -> AbstractContextManager[Any]:
+    return chunks if hasattr(chunks, "__exit__") else nullcontext(chunks)
+
+
+def _aclosing(chunks: Any) -> AbstractAsyncContextManager[Any]:
+    return chunks if hasattr(chunks, "__aexit__") else nullcontext(chunks)

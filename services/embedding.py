@@ -1,0 +1,196 @@
+"""Vectors for texts, through any openai client: in batches, in order, as one float32 matrix.
+
+Knows texts and vectors; knows no container and no HTTP. numpy is imported when the first vector is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError, InvalidInput, InvalidReply
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """How texts are grouped into requests.
+
+    Without an exact `count_tokens` the number is bounded from both sides: a text is refused only if it is too long
+    for certain, and a batch is closed as soon as it could be too long.
+    """
+
+    max_inputs: int = 256  #: below every known server's limit (OpenAI 2,048; text-embeddings-inference 32 to 512)
+    max_input_tokens: int | None = 8191  #: of OpenAI's embedding models; None checks nothing
+    max_request_tokens: int = 300_000  #: OpenAI's limit for the inputs of one request together
+    count_tokens: Callable[[str], int] | None = None
+
+    def fewest(self, text: str) -> int:
+        """Tokens that the text has at least. Plain prose has 4 to 5 bytes a token."""
+        return self.count_tokens(text) if self.count_tokens else -(-len(text.encode()) // 5)
+
+    def most(self, text: str) -> int:
+        """Tokens that the text has at most, in practice: digits and rare scripts have 2 to 3 bytes a token."""
+        return self.count_tokens(text) if self.count_tokens else -(-len(text.encode()) // 2)
+
+
+class _Embedding:
+    """What both services share: which texts go into which request, and where its vectors belong."""
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        batches: BatchSpec | None = None,
+    ) -> None:
+        self._client, self.model, self.dimensions = client, model, dimensions
+        self._batches = batches or BatchSpec()
+
+    def _request(self, texts: Sequence[str]) -> dict[str, Any]:
+        if self.model is None:
+            remedy = "Give model= to the service, or set EMBEDDING_MODEL."
+            raise ConfigError("is not set", key="embedding.model", remedy=remedy)
+        asked = {} if self.dimensions is None else {"dimensions": self.dimensions}
+        return {"input": list(texts), "model": self.model, **asked}
+
+    def _matrix(self, texts: Sequence[str]) -> _Rows:
+        return _Rows(len(texts), self.dimensions)
+
+
+class EmbeddingService(_Embedding):
+    """Embeddings from an openai client, or from anything with its `.embeddings.create`.
+
+    Args:
+        client: an `openai.OpenAI`, or a fake of it.
+        model: what is asked for.
+        dimensions: asked of the server, and demanded of its answer; None takes what the server gives.
+        batches: how texts are grouped into requests.
+    """
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """The vectors of the texts: float32, (len(texts), dimensions), in the order of the texts.
+
+        Raises:
+            InvalidInput: a text is empty, too long or no text; `position` is its index. Nothing was sent.
+            InvalidReply: the server's answer does not fit the texts.
+            ConfigError: no texts were given, and the number of dimensions is not known.
+        """
+        rows = self._matrix(texts)
+        for start, batch in batched(texts, self._batches):
+            rows.put(start, len(batch), self._client.embeddings.create(**self._request(batch)))
+        return rows.matrix()
+
+    def embed_one(self, text: str) -> Matrix:
+        """The vector of one text: float32, (dimensions,). Raises as `embed`."""
+        vector: Matrix = self.embed([text])[0]
+        return vector
+
+
+class AsyncEmbeddingService(_Embedding):
+    """The same for asyncio, over an `openai.AsyncOpenAI`."""
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        """As `EmbeddingService.embed`."""
+        rows = self._matrix(texts)
+        for start, batch in batched(texts, self._batches):
+            rows.put(start, len(batch), await self._client.embeddings.create(**self._request(batch)))
+        return rows.matrix()
+
+    async def embed_one(self, text: str) -> Matrix:
+        """As `EmbeddingService.embed_one`."""
+        vector: Matrix = (await self.embed([text]))[0]
+        return vector
+
+
+def batched(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[str]]]:
+    """The requests: the position of the first text, and the texts. All texts are checked before the first is given.
+
+    Raises:
+        InvalidInput: a text cannot be sent.
+    """
+    if isinstance(texts, str):
+        raise InvalidInput("embed() takes a list of texts; one text goes to embed_one()", position=0)
+    for position, text in enumerate(texts):
+        _check(text, position, spec)
+    return _grouped(texts, spec)
+
+
+def _grouped(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[str]]]:
+    start, batch, tokens = 0, list[str](), 0
+    for position, text in enumerate(texts):
+        of_text = spec.most(text)
+        if batch and (len(batch) == spec.max_inputs or tokens + of_text > spec.max_request_tokens):
+            yield start, batch
+            start, batch, tokens = position, [], 0
+        batch.append(text)
+        tokens += of_text
+    if batch:
+        yield start, batch
+
+
+def _check(text: object, position: int, spec: BatchSpec) -> None:
+    if not isinstance(text, str):
+        raise InvalidInput(f"input {position} is no text, but {type(text).__name__}", position=position)
+    if not text.strip():
+        raise InvalidInput(f"input {position} is empty: no server can embed it", position=position)
+    limit = spec.max_input_tokens
+    if limit is not None and (tokens := spec.fewest(text)) > limit:
+        counted = "" if spec.count_tokens else "at least "
+        message = f"input {position} has {counted}{tokens:,} tokens, more than the model's {limit:,}: split it"
+        raise InvalidInput(message, position=position)
+
+
+class _Rows:
+    """One matrix, filled batch by batch; it is made when the number of dimensions is known."""
+
+    def __init__(self, count: int, dimensions: int | None) -> None:
+        self._count, self._dimensions = count, dimensions
+        self._matrix: Matrix | None = None
+
+    def put(self, start: int, count: int, reply: Any) -> None:
+        """Place the vectors of one reply, each at its `index`."""
+        import numpy as np
+
+        vectors = in_order(reply.data, count)
+        width = self._dimensions or len(vectors[0])
+        if wrong := next((len(vector) for vector in vectors if len(vector) != width), None):
+            raise InvalidReply(f"a vector has {wrong} dimensions where {width} were expected")
+        if self._matrix is None:
+            self._dimensions = width
+            self._matrix = np.empty((self._count, width), dtype=np.float32)
+        self._matrix[start : start + count] = vectors
+
+    def matrix(self) -> Matrix:
+        """The whole matrix; without texts (0, dimensions)."""
+        import numpy as np
+
+        if self._matrix is not None:
+            return self._matrix
+        if self._dimensions is None:
+            remedy = "Set EMBEDDING_DIMENSIONS, or embed at least one text."
+            raise ConfigError("is not known, and no text was given", key="embedding.dimensions", remedy=remedy)
+        return np.empty((0, self._dimensions), dtype=np.float32)
+
+
+def in_order(data: Sequence[Any], count: int) -> list[Any]:
+    """The vectors of a reply in the order of its inputs.
+
+    Raises:
+        InvalidReply: there are not `count` of them, or their `index` is not each of 0 to count - 1 once.
+    """
+    if len(data) != count:
+        raise InvalidReply(f"the server gave {len(data)} vectors for {count} texts")
+    places = [getattr(item, "index", None) for item in data]
+    if all(place is None for place in places):  # a simple fake: its order is the texts'
+        return [item.embedding for item in data]
+    if sorted(place for place in places if place is not None) != list(range(count)):
+        raise InvalidReply("the server's vectors are not numbered as its inputs")
+    return [item.embedding for item in sorted(data, key=lambda item: item.index)]

@@ -1,0 +1,80 @@
+"""Every exception of llmwire. The class says who acts.
+
+LLMWireError
+    ConfigError            the operator: the key, where it came from, what to do
+    NotWiredError          the developer: the function, the parameter, the wire() call
+    InvalidInput           the caller: an input that no server could take; also a ValueError
+    InvalidReply           the server: an answer that is not what was asked for
+        NoText             the answer is valid, but carries no text (tool calls, a refusal, a filter)
+    StreamTruncated        a stream ended before it was complete
+    NetworkRefused         a test: a real network call where the tests forbid it
+
+Knows messages; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+
+class LLMWireError(Exception):
+    """Any error that llmwire itself decided on. Errors of the SDK pass through as they are."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own would call a class with keyword-only fields without them: an error crosses processes whole.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(cls: type[LLMWireError], args: tuple[object, ...], state: dict[str, object]) -> LLMWireError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(LLMWireError):
+    """A setting is missing, misspelt or impossible.
+
+    Args:
+        problem: what is wrong, without the value of a secret.
+        key: the setting, as in `completion.base_url`.
+        origin: where it was read, as in `env.COMPLETION_BASE_URL`; None if it was read nowhere.
+        remedy: what to do, as a sentence that starts with a verb.
+    """
+
+    def __init__(self, problem: str, *, key: str, origin: str | None = None, remedy: str) -> None:
+        self.problem, self.key, self.origin, self.remedy = problem, key, origin, remedy
+        super().__init__(problem, key, origin, remedy)
+
+    def __str__(self) -> str:
+        source = f" (from {self.origin})" if self.origin else ""
+        return f"{self.key}{source}: {self.problem}. {self.remedy}"
+
+
+class NotWiredError(LLMWireError):
+    """An injected function was called, but its container was never wired to its module."""
+
+
+class InvalidInput(LLMWireError, ValueError):  # noqa: N818  # reads as what it is: `except InvalidInput`
+    """The caller's input cannot be sent. `position` is its index among the inputs, 0 for the first."""
+
+    def __init__(self, message: str, *, position: int) -> None:
+        self.position = position
+        super().__init__(message)
+
+
+class InvalidReply(LLMWireError):  # noqa: N818
+    """The server's answer is not what was asked for; nothing of it was used."""
+
+
+class NoText(InvalidReply):
+    """A completion without text: tool calls, a refusal or a content filter. `chat()` returns the whole answer."""
+
+
+class StreamTruncated(LLMWireError):  # noqa: N818
+    """A stream ended before the model said that it was done. `received` is the text that had arrived."""
+
+    def __init__(self, message: str, *, received: str) -> None:
+        self.received = received
+        super().__init__(message)
+
+
+class NetworkRefused(LLMWireError):  # noqa: N818
+    """A real network call was made where the tests forbid it."""

@@ -1,0 +1,1 @@
+"""Which endpoint. Pure: no I/O, no clock of its own."""

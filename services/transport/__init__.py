@@ -1,0 +1,1 @@
+"""The only place that touches HTTP: below a genuine openai client, above the sockets."""

@@ -1,0 +1,164 @@
+"""The connections to one server: per process, and per event loop where they are asynchronous.
+
+So one client object works from many threads, in several `asyncio.run` calls and after `fork`. Knows sockets; knows
+nothing of endpoints or keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import AsyncGenerator
+from functools import cache
+
+import httpcore2
+import httpx2
+
+from ..forking import renew_in_child
+from .deadline import DeadlineBackend
+
+MAX_CONNECTIONS = 1000  #: the SDK's own figures
+MAX_KEEPALIVE = 100
+KEEPALIVE_S = 5.0
+
+
+@cache
+def _shared_ssl_context() -> ssl.SSLContext:
+    """One for all clients: each costs about 22 ms and 0.5 MB."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+def _ssl_context_for(server: str) -> ssl.SSLContext:
+    if server.startswith("https:"):
+        return _shared_ssl_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, costs nothing; with no authorities it trusts nobody
+
+
+class _Inner(httpx2.HTTPTransport):
+    """httpx2's transport over connections whose waits end at the deadline of the call."""
+
+    def __init__(self, server: str) -> None:
+        self._pool = httpcore2.ConnectionPool(
+            ssl_context=_ssl_context_for(server),
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=MAX_KEEPALIVE,
+            keepalive_expiry=KEEPALIVE_S,
+            network_backend=DeadlineBackend(),
+        )
+
+
+class Connections:
+    """The connections of one process to one server."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._inner: httpx2.BaseTransport | None = None
+        self._of_parents: list[object] = []
+        renew_in_child(self)
+
+    def transport(self) -> httpx2.BaseTransport:
+        """The transport of this process."""
+        with self._lock:
+            if self._inner is None:
+                self._inner = _Inner(self._server)
+            return self._inner
+
+    def close(self) -> None:
+        """Close all connections of this process. A later request opens new ones."""
+        with self._lock:
+            inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.close()
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's connections without closing them: they are still its own."""
+        self._lock = threading.Lock()
+        self._of_parents.append(self._inner)
+        self._inner = None
+
+
+class AsyncConnections:
+    """The connections of one process to one server, a set for each running event loop."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._by_loop: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
+        self._of_parents: list[object] = []
+        renew_in_child(self)
+
+    async def transport(self) -> httpx2.AsyncBaseTransport:
+        """The transport of the running loop."""
+        loop = asyncio.get_running_loop()
+        known = self._by_loop.get(loop)
+        if known is None:
+            known = _OfLoop(self._server)
+            with self._lock:
+                self._by_loop = {other: of for other, of in self._by_loop.items() if not other.is_closed()}
+                self._by_loop[loop] = known
+            await known.close_with_loop()
+        return known.transport
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections and wait; have the other loops close theirs."""
+        running = asyncio.get_running_loop()
+        taken = self._taken()
+        own = taken.pop(running, None)
+        _close_elsewhere(taken)
+        if own is not None:
+            await own.aclose()
+
+    def close(self) -> None:
+        """Have every loop close its connections, without waiting: for synchronous code."""
+        _close_elsewhere(self._taken())
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's loops and connections without closing them: they are still its own."""
+        self._lock = threading.Lock()
+        self._of_parents.append(self._by_loop)
+        self._by_loop = {}
+
+    def _taken(self) -> dict[asyncio.AbstractEventLoop, _OfLoop]:
+        with self._lock:
+            taken, self._by_loop = self._by_loop, {}
+        return taken
+
+
+class _OfLoop:
+    """The connections of one event loop, which close when it ends."""
+
+    def __init__(self, server: str) -> None:
+        self.transport = httpx2.AsyncHTTPTransport(
+            verify=_ssl_context_for(server),
+            trust_env=False,
+            limits=httpx2.Limits(
+                max_connections=MAX_CONNECTIONS,
+                max_keepalive_connections=MAX_KEEPALIVE,
+                keepalive_expiry=KEEPALIVE_S,
+            ),
+        )
+        self._end = self._until_loop_ends()
+
+    async def close_with_loop(self) -> None:
+        """Start the generator that the loop closes at its end, as `asyncio.run` does with all that it knows."""
+        await anext(self._end)
+
+    async def aclose(self) -> None:
+        await self._end.aclose()
+
+    async def _until_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await self.transport.aclose()
+
+
+def _close_elsewhere(taken: dict[asyncio.AbstractEventLoop, _OfLoop]) -> None:
+    for loop, of_loop in taken.items():
+        # A loop may end between the look and the call; its connections are closed then.
+        with contextlib.suppress(RuntimeError):
+            if loop.is_running():
+                asyncio.run_coroutine_threadsafe(of_loop.aclose(), loop)
