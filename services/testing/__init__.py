@@ -1,0 +1,48 @@
+"""Fakes and a stand-in server for the tests of applications that use llmwire.
+
+The names are looked up when first used: importing this package imports neither openai, httpx2 nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .failures import Failure
+    from .fakes import AsyncFakeCompletions, AsyncFakeEmbeddings, FakeCompletions, FakeEmbeddings
+    from .script import RecordedCall, ScriptExhausted
+    from .server import StandIn
+
+__all__ = [
+    "AsyncFakeCompletions",
+    "AsyncFakeEmbeddings",
+    "Failure",
+    "FakeCompletions",
+    "FakeEmbeddings",
+    "RecordedCall",
+    "ScriptExhausted",
+    "StandIn",
+]
+
+_HOMES = {
+    "AsyncFakeCompletions": "fakes",
+    "AsyncFakeEmbeddings": "fakes",
+    "Failure": "failures",
+    "FakeCompletions": "fakes",
+    "FakeEmbeddings": "fakes",
+    "RecordedCall": "script",
+    "ScriptExhausted": "script",
+    "StandIn": "server",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
