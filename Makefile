@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FRAMEWORKS := $(VENV)-frameworks
 SOURCES := $(shell find container services -name '*.py' -o -name py.typed) pyproject.toml setup.cfg README.md
 WORKERS ?= 2
 
@@ -21,8 +22,9 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	$(BIN)/python -m app_example serve
 
-test: $(VENV)/.installed $(VENV)/.tools
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+test: $(VENV)/.installed $(VENV)/.tools $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/pytest tests/wire/test_frameworks.py $(ARGS)
+	$(BIN)/pytest -m 'not frameworks' -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/ruff check .
@@ -37,10 +39,10 @@ wheel:
 	rm -rf build dist
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-$(VENV)/.created:
+%/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "llmwire needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@touch $@
 
 # The wheel as a user gets it: what is tested is what is installed, not what lies in the folder.
@@ -55,5 +57,11 @@ $(VENV)/.tools: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
+# Third-party frameworks, in an environment of their own: some of them hold openai back.
+$(FRAMEWORKS)/.installed: $(FRAMEWORKS)/.created $(VENV)/.installed
+	$(FRAMEWORKS)/bin/python -m pip install --quiet --group frameworks $(VENV)/wheel/llmwire-*.whl
+	$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/llmwire-*.whl
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FRAMEWORKS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
