@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m app_example demo
 
 serve: $(VENV)/.installed
-	$(BIN)/python -m app_example serve
+	$(BIN)/python -m app_example serve --examples --database .llmwire/examples.sqlite
 
 test: $(VENV)/.installed $(VENV)/.tools $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/pytest tests/wire/test_frameworks.py $(ARGS)
@@ -36,8 +36,9 @@ bench: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/python -m benchmarks
 
 wheel:
-	rm -rf build dist
+	rm -rf dist
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build *.egg-info
 
 %/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "llmwire needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -47,8 +48,9 @@ wheel:
 
 # The wheel as a user gets it: what is tested is what is installed, not what lies in the folder.
 $(VENV)/.installed: $(VENV)/.created $(SOURCES)
-	rm -rf build $(VENV)/wheel
+	rm -rf $(VENV)/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(VENV)/wheel .
+	rm -rf build *.egg-info
 	$(BIN)/python -m pip install --quiet --group example "$$(echo $(VENV)/wheel/llmwire-*.whl)[cli,azure]"
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/llmwire-*.whl
 	@touch $@

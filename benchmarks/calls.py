@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from statistics import median
 
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 from rich.table import Table
 
 from llmwire.container import LLMContainer
@@ -67,13 +68,15 @@ def _alternating(plain: Callable[[], object], ours: Callable[[], object]) -> tup
     return median(samples[ours]), median(samples[plain])
 
 
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Why is the sky blue?"}]
+
+
 def _chat(client: OpenAI) -> None:
-    client.chat.completions.create(model="stand-in", messages=[{"role": "user", "content": "Why is the sky blue?"}])
+    client.chat.completions.create(model="stand-in", messages=MESSAGES)
 
 
 def _stream(client: OpenAI) -> None:
-    messages = [{"role": "user", "content": "Why is the sky blue?"}]
-    for _ in client.chat.completions.create(model="stand-in", messages=messages, stream=True):  # type: ignore[call-overload]  # plain dicts
+    for _ in client.chat.completions.create(model="stand-in", messages=MESSAGES, stream=True):
         pass
 
 

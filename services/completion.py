@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ConfigError, NoText, StreamTruncated
+from .errors import ConfigError, InvalidReply, NoText, StreamTruncated
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -60,7 +60,7 @@ class CompletionService(_Asking):
 
     def stream(
         self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         """The answer's text piece by piece; the request is sent with the first. Arguments as in `complete`.
 
         The connection is given back at the end, on `close()`, and when the iteration is given up.
@@ -113,7 +113,7 @@ class AsyncCompletionService(_Asking):
 
     async def stream(
         self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str]:
         """As `CompletionService.stream`. One who leaves the loop early closes at once with `contextlib.aclosing`."""
         request = self._request(prompt, system, model, options)
         ending = _Ending()
@@ -147,24 +147,34 @@ def messages_of(prompt: Prompt, *, system: str | None = None) -> list[Mapping[st
 
 
 def text_of(answer: ChatCompletion) -> str:
-    """The text of the first choice. Raises NoText where it has none."""
-    choice = answer.choices[0] if answer.choices else None
-    if choice is None or choice.message.content is None:
+    """The text of the first choice.
+
+    Raises:
+        NoText: the answer has none.
+        InvalidReply: the answer is no completion.
+    """
+    choice = _first_choice(answer)
+    if choice.message.content is None:
         raise NoText(_without_text(choice))
-    return choice.message.content
+    return str(choice.message.content)
 
 
 def parsed_of(answer: Any) -> Any:
-    """The parsed object of the first choice. Raises NoText where it has none."""
-    choice = answer.choices[0] if answer.choices else None
-    if choice is None or choice.message.parsed is None:
+    """The parsed object of the first choice. Raises as `text_of`."""
+    choice = _first_choice(answer)
+    if choice.message.parsed is None:
         raise NoText(_without_text(choice))
     return choice.message.parsed
 
 
+def _first_choice(answer: Any) -> Any:
+    # The SDK hands on whatever came with status 200: a web page as a str, an error in the body without choices.
+    if not getattr(answer, "choices", None):
+        raise InvalidReply("the server's answer is no completion: does COMPLETION_BASE_URL name the right server?")
+    return answer.choices[0]
+
+
 def _without_text(choice: Any) -> str:
-    if choice is None:
-        return "the answer has no choice"
     refusal = getattr(choice.message, "refusal", None)
     reason = f"the model refused: {refusal}" if refusal else f"finish_reason is {choice.finish_reason}"
     return f"the answer carries no text ({reason}); chat() returns it whole"
@@ -189,7 +199,8 @@ class _Ending:
         """Raise StreamTruncated unless the model said that it was done."""
         if not self._is_done:
             received = "".join(self._received)
-            message = f"the stream ended after {len(received)} characters, before the model was done; ask again"
+            remedy = "ask again" if received else "does COMPLETION_BASE_URL name the right server?"
+            message = f"the stream ended after {len(received)} characters, before the model was done; {remedy}"
             raise StreamTruncated(message, received=received)
 
 

@@ -5,6 +5,7 @@ Knows texts and vectors; knows no container and no HTTP. numpy is imported when 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Matrix = NDArray[np.float32]
+
+
+_NO_EMBEDDINGS = "the server's answer is no embeddings: does EMBEDDING_BASE_URL name the right server?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,9 @@ class EmbeddingService(_Embedding):
         """
         rows = self._matrix(texts)
         for start, batch in batched(texts, self._batches):
-            rows.put(start, len(batch), self._client.embeddings.create(**self._request(batch)))
+            with _readable():
+                reply = self._client.embeddings.create(**self._request(batch))
+            rows.put(start, len(batch), reply)
         return rows.matrix()
 
     def embed_one(self, text: str) -> Matrix:
@@ -101,7 +107,9 @@ class AsyncEmbeddingService(_Embedding):
         """As `EmbeddingService.embed`."""
         rows = self._matrix(texts)
         for start, batch in batched(texts, self._batches):
-            rows.put(start, len(batch), await self._client.embeddings.create(**self._request(batch)))
+            with _readable():
+                reply = await self._client.embeddings.create(**self._request(batch))
+            rows.put(start, len(batch), reply)
         return rows.matrix()
 
     async def embed_one(self, text: str) -> Matrix:
@@ -159,7 +167,7 @@ class _Rows:
         """Place the vectors of one reply, each at its `index`."""
         import numpy as np
 
-        vectors = in_order(reply.data, count)
+        vectors = in_order(getattr(reply, "data", None), count)
         width = self._dimensions or len(vectors[0])
         if wrong := next((len(vector) for vector in vectors if len(vector) != width), None):
             raise InvalidReply(f"a vector has {wrong} dimensions where {width} were expected")
@@ -180,12 +188,23 @@ class _Rows:
         return np.empty((0, self._dimensions), dtype=np.float32)
 
 
-def in_order(data: Sequence[Any], count: int) -> list[Any]:
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """The SDK raises a bare ValueError for an answer that it cannot read, as of a web page."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidReply(f"{_NO_EMBEDDINGS} ({error})") from error
+
+
+def in_order(data: Sequence[Any] | None, count: int) -> list[Any]:
     """The vectors of a reply in the order of its inputs.
 
     Raises:
         InvalidReply: there are not `count` of them, or their `index` is not each of 0 to count - 1 once.
     """
+    if data is None:
+        raise InvalidReply(_NO_EMBEDDINGS)
     if len(data) != count:
         raise InvalidReply(f"the server gave {len(data)} vectors for {count} texts")
     places = [getattr(item, "index", None) for item in data]

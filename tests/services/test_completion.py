@@ -1,0 +1,255 @@
+"""CompletionService and its asynchronous twin, over genuine fakes and over a user's own simple ones."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from pydantic import BaseModel
+
+from llmwire.container import ConfigError, InvalidReply, NoText, StreamTruncated
+from llmwire.services import AsyncCompletionService, CompletionService
+from llmwire.services.testing import AsyncFakeCompletions, FakeCompletions
+
+
+class City(BaseModel):
+    name: str
+    inhabitants: int
+
+
+class Sync:
+    """Plays a case through the synchronous service."""
+
+    @staticmethod
+    def service(script, **options):
+        client = FakeCompletions(script)
+        return client, CompletionService(client, **options)
+
+    @staticmethod
+    def call(method, *args, **options):
+        return method(*args, **options)
+
+    @staticmethod
+    def pieces(stream):
+        return list(stream)
+
+
+class Async:
+    """Plays the same case through the asynchronous one."""
+
+    @staticmethod
+    def service(script, **options):
+        client = AsyncFakeCompletions(script)
+        return client, AsyncCompletionService(client, **options)
+
+    @staticmethod
+    def call(method, *args, **options):
+        return asyncio.run(_awaited(method, args, options))
+
+    @staticmethod
+    def pieces(stream):
+        return asyncio.run(_collected(stream))
+
+
+async def _awaited(method, args, options):
+    return await method(*args, **options)
+
+
+async def _collected(stream):
+    return [piece async for piece in stream]
+
+
+@pytest.fixture(params=[Sync, Async], ids=["sync", "async"])
+def play(request):
+    return request.param
+
+
+def test_a_text_is_the_users_message_and_the_answer_is_its_text(play):
+    client, service = play.service("hello", model="m")
+
+    answer = play.call(service.complete, "hi")
+
+    assert answer == "hello"
+    assert client.calls[0].body == {"messages": [{"role": "user", "content": "hi"}], "model": "m"}
+
+
+def test_messages_stay_as_they_are_and_the_system_message_stands_before_them(play):
+    client, service = play.service("ok", model="m")
+    messages = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
+
+    play.call(service.complete, messages, system="be brief")
+
+    assert client.calls[0].body["messages"] == [{"role": "system", "content": "be brief"}, *messages]
+
+
+def test_the_model_of_a_call_wins_over_the_services(play):
+    client, service = play.service("ok", model="m")
+
+    play.call(service.complete, "hi", model="other")
+
+    assert client.calls[0].body["model"] == "other"
+
+
+def test_options_of_the_sdk_pass_through_unread(play):
+    client, service = play.service("ok", model="m")
+
+    play.call(service.complete, "hi", temperature=0, extra_body={"top_k": 3})
+
+    assert client.calls[0].body["temperature"] == 0
+    assert client.calls[0].body["top_k"] == 3
+
+
+def test_without_a_model_nothing_is_sent(play):
+    client, service = play.service("ok")
+
+    with pytest.raises(ConfigError, match="COMPLETION_MODEL"):
+        play.call(service.complete, "hi")
+
+    assert client.calls == []
+
+
+def test_chat_gives_the_sdks_whole_answer(play):
+    _, service = play.service("hello", model="m")
+
+    answer = play.call(service.chat, "hi")
+
+    assert answer.choices[0].message.content == "hello"
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_stream_gives_the_text_piece_by_piece(play):
+    _, service = play.service("one two three four five", model="m")
+
+    pieces = play.pieces(service.stream("hi"))
+
+    assert "".join(pieces) == "one two three four five"
+    assert len(pieces) > 1
+
+
+def test_parse_gives_an_object_of_the_wanted_class(play):
+    _, service = play.service(City(name="Oslo", inhabitants=717_710), model="m")
+
+    assert play.call(service.parse, "hi", response_format=City) == City(name="Oslo", inhabitants=717_710)
+
+
+def _body(message, finish_reason="stop"):
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **message}}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "said"),
+    [
+        ({"content": None, "refusal": "I will not."}, "stop", "I will not."),
+        ({"content": None, "tool_calls": []}, "tool_calls", "tool_calls"),
+        ({"content": None}, "content_filter", "content_filter"),
+    ],
+)
+def test_an_answer_without_text_is_an_error_that_says_why(play, message, finish_reason, said):
+    _, service = play.service(_body(message, finish_reason), model="m")
+
+    with pytest.raises(NoText, match=said):
+        play.call(service.complete, "hi")
+
+
+@pytest.mark.parametrize("body", [{"error": {"message": "overloaded"}}, {"choices": []}, {"choices": None}])
+def test_an_answer_that_is_no_completion_is_never_handed_on(play, body):
+    _, service = play.service(body, model="m")
+
+    with pytest.raises(InvalidReply, match="COMPLETION_BASE_URL"):
+        play.call(service.complete, "hi")
+
+
+class Chunks:
+    """A user's simple fake: chunks, and whether they were closed."""
+
+    def __init__(self, *pieces, finish_reason="stop"):
+        ends = [None] * (len(pieces) - 1) + [finish_reason]
+        self._chunks = [
+            SimpleNamespace(choices=[SimpleNamespace(delta=SimpleNamespace(content=piece), finish_reason=end)])
+            for piece, end in zip(pieces, ends, strict=True)
+        ]
+        self.is_closed = False
+
+    def __enter__(self):
+        return iter(self._chunks)
+
+    def __exit__(self, *_):
+        self.is_closed = True
+
+    async def __aenter__(self):
+        return self._arriving()
+
+    async def __aexit__(self, *_):
+        self.is_closed = True
+
+    async def _arriving(self):
+        for chunk in self._chunks:
+            yield chunk
+
+
+def _simple(create):
+    return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+
+
+def test_a_stream_that_ends_before_the_model_was_done_is_an_error_with_what_had_arrived():
+    service = CompletionService(_simple(lambda **_: Chunks("half an ", "answer", finish_reason=None)), model="m")
+    received = []
+
+    with pytest.raises(StreamTruncated) as caught:
+        received.extend(service.stream("hi"))
+
+    assert caught.value.received == "half an answer"
+
+
+def test_an_asynchronous_stream_that_ends_early_is_the_same_error():
+    async def create(**_):
+        return Chunks("half", finish_reason=None)
+
+    with pytest.raises(StreamTruncated) as caught:
+        Async.pieces(AsyncCompletionService(_simple(create), model="m").stream("hi"))
+
+    assert caught.value.received == "half"
+
+
+def test_leaving_a_stream_closes_it():
+    chunks = Chunks("one", "two")
+    stream = CompletionService(_simple(lambda **_: chunks), model="m").stream("hi")
+
+    next(stream)
+    stream.close()
+
+    assert chunks.is_closed
+
+
+def test_leaving_an_asynchronous_stream_closes_it():
+    chunks = Chunks("one", "two")
+
+    async def create(**_):
+        return chunks
+
+    async def leave_early():
+        stream = AsyncCompletionService(_simple(create), model="m").stream("hi")
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(leave_early())
+
+    assert chunks.is_closed
+
+
+def test_a_simple_fake_with_a_plain_list_of_chunks_will_do():
+    chunks = Chunks("a", "b").__enter__()
+
+    assert list(CompletionService(_simple(lambda **_: list(chunks)), model="m").stream("hi")) == ["a", "b"]
+
+
+def test_the_request_is_sent_with_the_first_piece_and_not_before():
+    client = FakeCompletions("hello")
+    stream = CompletionService(client, model="m").stream("hi")
+    assert client.calls == []
+
+    next(stream)
+
+    assert json.loads(json.dumps(client.calls[0].body))["stream"] is True
+    stream.close()

@@ -1,0 +1,226 @@
+"""EmbeddingService and its asynchronous twin, over genuine fakes and over a user's own simple ones."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwire.container import ConfigError, InvalidInput, InvalidReply
+from llmwire.services import AsyncEmbeddingService, EmbeddingService
+from llmwire.services.embedding import BatchSpec, batched
+from llmwire.services.testing import AsyncFakeEmbeddings, FakeEmbeddings
+
+
+class Sync:
+    """Plays a case through the synchronous service."""
+
+    fake, service = FakeEmbeddings, EmbeddingService
+
+    @staticmethod
+    def call(method, *args):
+        return method(*args)
+
+    @staticmethod
+    def simple(reply):
+        return SimpleNamespace(embeddings=SimpleNamespace(create=reply))
+
+
+class Async:
+    """Plays the same case through the asynchronous one."""
+
+    fake, service = AsyncFakeEmbeddings, AsyncEmbeddingService
+
+    @staticmethod
+    def call(method, *args):
+        async def awaited():
+            return await method(*args)
+
+        return asyncio.run(awaited())
+
+    @staticmethod
+    def simple(reply):
+        async def create(**request):
+            return reply(**request)
+
+        return SimpleNamespace(embeddings=SimpleNamespace(create=create))
+
+
+@pytest.fixture(params=[Sync, Async], ids=["sync", "async"])
+def play(request):
+    return request.param
+
+
+def _reply(*vectors, indices=None):
+    places = range(len(vectors)) if indices is None else indices
+    data = [SimpleNamespace(embedding=vector, index=place) for vector, place in zip(vectors, places, strict=True)]
+    return SimpleNamespace(data=data)
+
+
+def test_texts_become_one_float32_matrix_in_their_order(play):
+    service = play.service(play.fake(dimensions=8), model="m")
+
+    matrix = play.call(service.embed, ["a", "b", "a"])
+
+    assert (matrix.dtype, matrix.shape) == (np.float32, (3, 8))
+    assert np.array_equal(matrix[0], matrix[2])
+    assert not np.array_equal(matrix[0], matrix[1])
+
+
+def test_one_text_becomes_one_vector(play):
+    service = play.service(play.fake(dimensions=8), model="m")
+
+    vector = play.call(service.embed_one, "a")
+
+    assert vector.shape == (8,)
+    assert np.array_equal(vector, play.call(service.embed, ["a"])[0])
+
+
+def test_vectors_are_put_where_their_index_says(play):
+    service = play.service(play.simple(lambda **_: _reply([1.0], [2.0], [3.0], indices=(2, 0, 1))), model="m")
+
+    assert play.call(service.embed, ["a", "b", "c"]).ravel().tolist() == [2.0, 3.0, 1.0]
+
+
+def test_a_simple_fake_without_index_keeps_its_order(play):
+    def reply(**request):
+        return SimpleNamespace(data=[SimpleNamespace(embedding=[float(len(text))]) for text in request["input"]])
+
+    service = play.service(play.simple(reply), model="m")
+
+    assert play.call(service.embed, ["a", "bbb"]).ravel().tolist() == [1.0, 3.0]
+
+
+def test_batches_are_joined_to_one_matrix(play):
+    client = play.fake(dimensions=4)
+    service = play.service(client, model="m", batches=BatchSpec(max_inputs=2))
+    texts = [f"text {number}" for number in range(5)]
+
+    matrix = play.call(service.embed, texts)
+
+    assert [call.body["input"] for call in client.calls] == [texts[:2], texts[2:4], texts[4:]]
+    whole = play.call(play.service(play.fake(dimensions=4), model="m").embed, texts)
+    assert np.array_equal(matrix, whole)
+
+
+def test_dimensions_are_asked_of_the_server_and_demanded_of_its_answer(play):
+    client = play.fake(dimensions=8)
+    play.call(play.service(client, model="m", dimensions=4).embed, ["a"])
+    assert client.calls[0].body["dimensions"] == 4
+
+    deaf = play.simple(lambda **_: _reply([1.0, 2.0]))
+    with pytest.raises(InvalidReply, match="2 dimensions where 4"):
+        play.call(play.service(deaf, model="m", dimensions=4).embed, ["a"])
+
+
+def test_no_texts_give_an_empty_matrix_where_the_dimensions_are_known(play):
+    client = play.fake()
+
+    matrix = play.call(play.service(client, model="m", dimensions=8).embed, [])
+
+    assert (matrix.dtype, matrix.shape) == (np.float32, (0, 8))
+    assert client.calls == []
+
+
+def test_no_texts_and_no_dimensions_are_an_error_that_names_the_setting(play):
+    with pytest.raises(ConfigError, match="EMBEDDING_DIMENSIONS"):
+        play.call(play.service(play.fake(), model="m").embed, [])
+
+
+def test_without_a_model_nothing_is_sent(play):
+    client = play.fake()
+
+    with pytest.raises(ConfigError, match="EMBEDDING_MODEL"):
+        play.call(play.service(client).embed, ["a"])
+
+    assert client.calls == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "position", "said"),
+    [
+        (["a", "", "c"], 1, "empty"),
+        (["a", "b", "  \n"], 2, "empty"),
+        (["a", None], 1, "NoneType"),
+        (["a", "word " * 9000], 1, "8,191"),
+        ("abc", 0, "embed_one"),
+    ],
+)
+def test_a_text_that_no_server_could_take_is_named_by_its_position_and_nothing_is_sent(play, texts, position, said):
+    client = play.fake()
+
+    with pytest.raises(InvalidInput, match=said) as caught:
+        play.call(play.service(client, model="m").embed, texts)
+
+    assert caught.value.position == position
+    assert client.calls == []
+
+
+def test_a_text_of_plain_prose_just_below_the_limit_is_sent(play):
+    prose = "these are plain and common words "  # 6 tokens in 33 bytes
+
+    assert play.call(play.service(play.fake(), model="m").embed, [prose * 1200]).shape == (1, 8)
+
+
+def test_an_exact_count_of_tokens_takes_the_place_of_the_estimate(play):
+    exact = BatchSpec(max_input_tokens=3, count_tokens=lambda text: len(text.split()))
+    service = play.service(play.fake(), model="m", batches=exact)
+
+    play.call(service.embed, ["a b c"])
+    with pytest.raises(InvalidInput, match="4 tokens"):
+        play.call(service.embed, ["a b c d"])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        _reply([1.0], [2.0]),
+        _reply([1.0], [2.0], [3.0], [4.0]),
+        _reply([1.0], [2.0], [3.0], indices=(0, 1, 1)),
+        _reply([1.0], [2.0], [3.0], indices=(1, 2, 3)),
+        _reply([1.0], [2.0], [3.0], indices=(0, 1, None)),
+        _reply([1.0], [2.0, 2.0], [3.0]),
+        "<html>a web page</html>",
+        SimpleNamespace(data=None),
+    ],
+)
+def test_an_answer_that_does_not_fit_the_texts_is_never_used(play, reply):
+    service = play.service(play.simple(lambda **_: reply), model="m")
+
+    with pytest.raises(InvalidReply):
+        play.call(service.embed, ["a", "b", "c"])
+
+
+def test_an_answer_that_the_sdk_cannot_read_names_the_base_url(play):
+    def create(**_):
+        raise ValueError("No embedding data received")
+
+    service = play.service(play.simple(create), model="m")
+
+    with pytest.raises(InvalidReply, match=r"EMBEDDING_BASE_URL.*No embedding data received"):
+        play.call(service.embed, ["a"])
+
+
+@given(
+    texts=st.lists(st.text(alphabet=st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=60), max_size=30),
+    max_inputs=st.integers(1, 8),
+    max_tokens=st.integers(1, 90),
+)
+def test_batches_hold_each_text_once_in_order_and_keep_the_limits(texts, max_inputs, max_tokens):
+    texts = [f".{text}" for text in texts]  # never blank
+    spec = BatchSpec(max_inputs=max_inputs, max_request_tokens=max_tokens)
+
+    batches = list(batched(texts, spec))
+
+    assert [text for _, batch in batches for text in batch] == texts
+    assert all(texts[start : start + len(batch)] == batch for start, batch in batches)
+    assert all(len(batch) <= max_inputs for _, batch in batches)
+    assert all(len(batch) == 1 or sum(map(spec.most, batch)) <= max_tokens for _, batch in batches)
+
+
+def test_a_batch_is_closed_before_it_could_be_too_long():
+    spec = BatchSpec(max_request_tokens=10)
+
+    assert [batch for _, batch in batched(["x" * 8, "y" * 8, "z" * 8], spec)] == [["x" * 8, "y" * 8], ["z" * 8]]
