@@ -34,25 +34,26 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     marked = {name: place for place, (name, parameter) in enumerate(signature.parameters.items()) if _marker(parameter)}
 
-    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         for name, place in marked.items():
+            if place < len(args):
+                kwargs.pop(name, None)  # the caller's own; dependency-injector fills the parameter a second time
             given = args[place] if place < len(args) else kwargs.get(name, signature.parameters[name].default)
             if _is_marker(given) or given is inspect.Parameter.empty:
                 raise NotWiredError(_not_wired(function, name, _marker(signature.parameters[name])))
+        return kwargs
 
     if inspect.iscoroutinefunction(function):
 
         @wraps(function)
         async def awaiting(*args: Any, **kwargs: Any) -> Any:
-            check(args, kwargs)
-            return await function(*args, **kwargs)
+            return await function(*args, **filled(args, kwargs))
 
         return awaiting
 
     @wraps(function)
     def calling(*args: Any, **kwargs: Any) -> Any:
-        check(args, kwargs)
-        return function(*args, **kwargs)
+        return function(*args, **filled(args, kwargs))
 
     return calling
 
