@@ -1,0 +1,84 @@
+"""What a user writes, for mypy --strict. It is not run."""
+
+from typing import Any
+
+import numpy as np
+from dependency_injector import containers, providers
+from dependency_injector.wiring import Provide
+from numpy.typing import NDArray
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
+
+from llmwire.container import LLMContainer, overriding
+from llmwire.services import (
+    AsyncCompletionService,
+    AsyncEmbeddingService,
+    AttemptEnded,
+    CompletionService,
+    EmbeddingService,
+    Event,
+    Listener,
+    inject,
+)
+from llmwire.services.testing import FakeCompletions, FakeEmbeddings, StandIn
+
+
+class City(BaseModel):
+    name: str
+
+
+def clients(container: LLMContainer) -> tuple[OpenAI, AsyncOpenAI, OpenAI, AsyncOpenAI]:
+    return (
+        container.completion_client(),
+        container.async_completion_client(),
+        container.embedding_client(),
+        container.async_embedding_client(),
+    )
+
+
+def services(container: LLMContainer) -> NDArray[np.float32]:
+    text: str = container.completion_service().complete("hi", system="be brief", temperature=0)
+    whole: ChatCompletion = container.completion_service().chat([{"role": "user", "content": text}])
+    city: City = container.completion_service().parse("hi", response_format=City)
+    pieces: list[str] = list(container.completion_service().stream(f"{whole.id} {city.name}"))
+    return container.embedding_service().embed(pieces)
+
+
+async def asynchronous(completion: AsyncCompletionService, embedding: AsyncEmbeddingService) -> NDArray[np.float32]:
+    pieces: list[str] = [piece async for piece in completion.stream("hi")]
+    return await embedding.embed_one("".join(pieces))
+
+
+def listener(event: Event, /) -> None:
+    if isinstance(event, AttemptEnded):
+        print(event.took_s)
+
+
+class Application(containers.DeclarativeContainer):
+    config = providers.Configuration()
+    llm = providers.Container(LLMContainer, config=config.llm, listener=providers.Object(listener))
+
+
+@inject
+def summarise(text: str, completion: CompletionService = Provide["llm.completion_service"]) -> str:
+    return completion.complete(text)
+
+
+def plain(client: OpenAI) -> tuple[CompletionService, EmbeddingService]:
+    return CompletionService(client, model="m"), EmbeddingService(client, model="m", dimensions=8)
+
+
+def main() -> None:
+    heard: Listener = listener
+    container = LLMContainer(config={"openai": {"api_key": "sk-..."}}, listener=providers.Object(heard))
+    explanation: dict[str, Any] = container.explain().as_dict()
+    with StandIn() as server, overriding(container, completion_client=FakeCompletions("hello")):
+        print(server.base_url, explanation, FakeEmbeddings(dimensions=8).calls)
+    container.shutdown_resources()
+
+
+async def closing() -> None:
+    container = LLMContainer.from_dotenv()
+    await container.aclose()
+    LLMContainer.from_toml("llm.toml").shutdown_resources()
