@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from llmwire.services.secrets import MASK
@@ -13,7 +14,8 @@ DEFAULT_API_PATH = "/v1"
 #: the ends of pasted URLs: a path of the API itself, which the client adds on its own
 _PASTED = re.compile(r"/(chat/completions|completions|embeddings|responses|models)/*$")
 _AZURE_PASTED = re.compile(r"/openai(/.*)?$")
-_PLAIN = re.compile(r"[^@?#\s]*")  # no user, no query, no fragment
+#: a scheme or what looks like a host, and then neither a user nor a query: a key in the wrong variable is none
+_SHOWABLE = re.compile(r"([a-z]+://|localhost\b|\[|[^@?#\s/:]+\.)[^@?#\s]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +67,18 @@ def azure_address(url: str, api_path: str | None = None) -> Address:
     return Address(base_url=_joined(parts, (path[: cut.start()] if cut else path) + "/openai"), notes=notes)
 
 
+def is_loopback(url: str) -> bool:
+    """Whether the URL names this machine, by its host alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def masked(url: str) -> str:
     """The URL for showing what was written: itself, or the mask where a password or key may stand in it."""
-    return url if _PLAIN.fullmatch(url) else MASK
+    return url if _SHOWABLE.fullmatch(url) else MASK
 
 
 def _checked(url: str) -> SplitResult:
@@ -75,14 +86,14 @@ def _checked(url: str) -> SplitResult:
         raise UnusableURL("has a blank or a line break in it", "Remove it.")
     if "@" in url:
         raise UnusableURL("has a user or password in it", "Remove it and set the key with the api_key setting.")
-    if not _PLAIN.fullmatch(url):
+    if "?" in url or "#" in url:
         raise UnusableURL(
             "has a query or fragment in it",
             "Remove what follows the path; Azure's version goes into azure.api_version.",
         )
     if "://" not in url:
         near = "http" if re.match(r"(localhost|127\.|\[::1\])", url) else "https"
-        raise UnusableURL("has no scheme", f"Write {near}://{url}.")
+        raise UnusableURL("has no scheme", f"Write {near}://{masked(url)}.")
     try:
         parts = urlsplit(url)
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dependency_injector import containers, providers
 
@@ -83,8 +83,9 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
     env = Environment()
     listener = providers.Object(log)
 
-    completion = providers.Container(lane("completion"), config=config, env=env, listener=listener)
-    embedding = providers.Container(lane("embedding"), config=config, env=env, listener=listener)
+    # Any: a Container is typed as having plain providers, without a chain's `origin()`.
+    completion: Any = providers.Container(lane("completion"), config=config, env=env, listener=listener)
+    embedding: Any = providers.Container(lane("embedding"), config=config, env=env, listener=listener)
 
     completion_client: providers.Provider[OpenAI] = completion.client
     async_completion_client: providers.Provider[AsyncOpenAI] = completion.async_client
@@ -103,7 +104,7 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
     )
 
     @classmethod
-    def from_dotenv(cls, path: str | os.PathLike[str] | None = None, **overriding: Any) -> LLMContainer:
+    def from_dotenv(cls, path: str | os.PathLike[str] | None = None, **overriding: Any) -> Self:
         """A container that reads a `.env` file below the process environment.
 
         Args:
@@ -116,6 +117,6 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
         return container
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str], **overriding: Any) -> LLMContainer:
+    def from_toml(cls, path: str | os.PathLike[str], **overriding: Any) -> Self:
         """A container whose `config` layer is a TOML file. Raises ConfigError where it cannot be read."""
         return cls(config=Document.from_toml(path), **overriding)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmwire.services.errors import ConfigError
 from llmwire.services.events import Listener, tell
+from llmwire.services.forking import no_fork_meanwhile
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -23,28 +24,34 @@ PLACEHOLDER: Final = "held-by-llmwire"
 
 def openai_client(settings: FunctionSettings, listener: Listener) -> OpenAI:
     """An `openai.OpenAI` whose requests go to the function's endpoint and nowhere else."""
-    import httpx2
-    from openai import OpenAI
+    with no_fork_meanwhile():
+        import httpx2
+        from openai import OpenAI
 
-    from llmwire.services.transport.pooled import PoolTransport
+        from llmwire.services.transport.pooled import PoolTransport
 
+        transport = PoolTransport(settings.endpoint, listener=listener, ambient=_ambient())
+        http_client = httpx2.Client(transport=transport, trust_env=False, follow_redirects=False)
+        client = OpenAI(http_client=http_client, **_arguments(settings.endpoint))
+        _load(client)
     _report(settings, listener)
-    transport = PoolTransport(settings.endpoint, listener=listener, ambient=_ambient())
-    http_client = httpx2.Client(transport=transport, trust_env=False, follow_redirects=False)
-    return OpenAI(http_client=http_client, **_arguments(settings.endpoint))
+    return client
 
 
 def async_openai_client(settings: FunctionSettings, listener: Listener) -> AsyncOpenAI:
     """The same for asyncio: an `openai.AsyncOpenAI`, usable in any number of event loops."""
-    import httpx2
-    from openai import AsyncOpenAI
+    with no_fork_meanwhile():
+        import httpx2
+        from openai import AsyncOpenAI
 
-    from llmwire.services.transport.pooled import AsyncPoolTransport
+        from llmwire.services.transport.pooled import AsyncPoolTransport
 
+        transport = AsyncPoolTransport(settings.endpoint, listener=listener, ambient=_ambient())
+        http_client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        client = AsyncOpenAI(http_client=http_client, **_arguments(settings.endpoint))
+        _load(client)
     _report(settings, listener)
-    transport = AsyncPoolTransport(settings.endpoint, listener=listener, ambient=_ambient())
-    http_client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
-    return AsyncOpenAI(http_client=http_client, **_arguments(settings.endpoint))
+    return client
 
 
 def close(client: Any) -> None:
@@ -97,10 +104,15 @@ def _arguments(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
+def _load(client: Any) -> None:
+    """Have the SDK do now what it does at a first call, under locks of Python's: imports, and a look at the platform."""
+    _ = client.chat.completions, client.embeddings, client.default_headers
+
+
 def _ambient() -> Any:
     from llmwire.services.transport.dialect import Ambient
 
-    return Ambient.from_environment(os.environ)
+    return Ambient(os.environ)
 
 
 def _report(settings: FunctionSettings, listener: Listener) -> None:

@@ -54,7 +54,7 @@ class Found:
         value: parsed, or the default.
         origin: as in `env.OPENAI_BASE_URL`; `default` where no place holds a value.
         shadowed: the later places that hold a value too, in their order.
-        blank: the places before the found one that are set, but blank.
+        blank: the places that are set, but blank.
     """
 
     value: Any = field(repr=False)
@@ -114,9 +114,15 @@ class Environment(providers.Configuration):
         found = dotenv.find_dotenv(usecwd=True) if path is None else str(path)
         if path is not None and not Path(path).is_file():
             raise ConfigError("is no file", key=str(path), remedy="Name a .env file that exists.")
-        if found:
-            self._dotenv = {key: value for key, value in dotenv.dotenv_values(found).items() if value is not None}
-            self._dotenv_file = found
+        if not found:
+            return
+        try:
+            values = dotenv.dotenv_values(found)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+            raise ConfigError(f"cannot be read: {reason}", key=found, remedy="Correct the .env file.") from error
+        self._dotenv = {key: value for key, value in values.items() if value is not None}
+        self._dotenv_file = found
 
     def origin_of(self, name: str) -> str:
         """Where the variable's value comes from: `env.NAME`, with the file where it is not the process's own."""
@@ -210,30 +216,22 @@ class FirstOf(providers.Provider[T]):
         value = self._parsed(first)
         return Found(value=value, origin=first.origin, level=first.level, shadowed=tuple(shadowed), blank=blank)
 
-    def is_set(self) -> bool:
-        """Whether any of its places holds a value, usable or not."""
-        return self.last_overriding is not None or bool(self._held()[0])
-
     def origin(self) -> str:
         """Where the value comes from, as in `env.OPENAI_BASE_URL`; `default` where no place holds one."""
         return self.found().origin
 
-    def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T | None:  # noqa: ARG002
-        return self.found().value  # type: ignore[no-any-return]  # parsed or the default
-
     def _held(self) -> tuple[list[Held], tuple[str, ...]]:
-        held: list[Held] = []
-        blank: list[str] = []
+        written = list(self._written())
+        blank = tuple(each.origin for each in written if _is_blank(each.raw))
+        return [each for each in written if not _is_blank(each.raw)], blank
+
+    def _written(self) -> Iterator[Held]:
+        if self.last_overriding is not None and (raw := self.last_overriding()) is not None:
+            yield Held(raw=raw, origin="override", level=Level.OWN)
         for level, places in ((Level.OWN, self.own), (Level.SHARED, self.shared)):
             for place in places:
-                raw = self._read(place)
-                if raw is None:
-                    continue
-                if isinstance(raw, str) and not raw.strip():
-                    blank.append(origin_of(place))
-                else:
-                    held.append(Held(raw=raw, origin=origin_of(place), level=level))
-        return held, tuple(blank)
+                if (raw := self._read(place)) is not None:
+                    yield Held(raw=raw, origin=origin_of(place), level=level)
 
     def _read(self, place: providers.ConfigurationOption) -> Any:
         # Not place() itself: it would keep what it read for ever.
@@ -255,6 +253,10 @@ class FirstOf(providers.Provider[T]):
             return self.parse(raw)
         except Unfit as error:
             raise ConfigError(error.problem, key=self.key, origin=held.origin, remedy=error.remedy) from None
+
+
+def _is_blank(raw: Any) -> bool:
+    return isinstance(raw, str) and not raw.strip()
 
 
 def origin_of(place: providers.ConfigurationOption) -> str:
@@ -287,6 +289,10 @@ def option(config: providers.Configuration, env: Environment, name: str) -> prov
     return place  # type: ignore[no-any-return]  # at least one segment follows the layer
 
 
-def tree(layer: providers.Provider[Any]) -> Mapping[str, Any]:
-    """All that a layer holds; empty where it holds nothing."""
-    return layer() or {}
+def tree(layer: providers.Configuration) -> Mapping[str, Any]:
+    """All that a layer holds; empty where it holds nothing. Raises ConfigError where it holds no table."""
+    held = layer()
+    if held is not None and not isinstance(held, Mapping):
+        name = layer.get_name()
+        raise ConfigError("is no table", key=name, origin=name, remedy="Give a dict, or read a TOML file.")
+    return held or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from llmwire.services.errors import ConfigError
 from llmwire.services.routing.endpoint import Dialect, Endpoint
@@ -12,6 +12,8 @@ from llmwire.services.secrets import MASK, Secret
 from .address import masked
 from .configuration import FirstOf, Level
 from .settings import FUNCTIONS, NO_KEY
+
+URLS: Final = ("base_url", "azure_endpoint")  #: the settings that may hold a password or key by mistake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,20 +85,22 @@ def _explained(function: str, lane: Any) -> FunctionExplanation:
         server=endpoint.base_url if endpoint else None,
         dialect=str(endpoint.dialect) if endpoint else None,
         sends_key=bool(endpoint and endpoint.credential is not None),
-        rows=tuple(row for name, chain in chains.items() if _matters(name, chain, endpoint) and (row := _row(chain))),
+        rows=tuple(
+            row for name, chain in chains.items() if (row := _row(name, chain)) and _matters(name, row, endpoint)
+        ),
         warnings=tuple(f"{warning.key}: {warning.message}" for warning in settings.warnings) if settings else (),
         notes=settings.notes if settings else (),
         error=error,
     )
 
 
-def _matters(name: str, chain: FirstOf[Any], endpoint: Endpoint | None) -> bool:
-    """Whether a setting plays a part: Azure's defaults do not where the server is none of Azure's."""
+def _matters(name: str, row: Row, endpoint: Endpoint | None) -> bool:
+    """Whether a setting plays a part: Azure's defaults and a key of both dialects only where the server is Azure's."""
     is_azure = endpoint is not None and endpoint.dialect is Dialect.AZURE
-    return is_azure or not name.startswith("azure_") or chain.is_set()
+    return is_azure or not name.startswith("azure_") or "azure" in row.origin.lower()
 
 
-def _row(chain: FirstOf[Any]) -> Row | None:
+def _row(name: str, chain: FirstOf[Any]) -> Row | None:
     try:
         found = chain.found()
     except ConfigError as error:
@@ -104,17 +108,17 @@ def _row(chain: FirstOf[Any]) -> Row | None:
     if found.level is Level.UNSET:
         return None
     shadows = tuple(held.origin for held in found.shadowed)
-    return Row(setting=chain.key, value=_shown(found.value), origin=found.origin, shadows=shadows)
+    return Row(setting=chain.key, value=_shown(name, found.value), origin=found.origin, shadows=shadows)
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if value == NO_KEY:
         return "none (no Authorization is sent)"
     if isinstance(value, Secret):
         return MASK
     if isinstance(value, tuple):  # headers: a value may be a secret, a name is none
-        return ", ".join(f"{name}: {MASK}" for name, _ in value)
-    return masked(str(value))
+        return ", ".join(f"{header}: {MASK}" for header, _ in value)
+    return masked(value) if name in URLS else str(value)
 
 
 def _lines(function: FunctionExplanation) -> list[str]:

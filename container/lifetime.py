@@ -7,10 +7,9 @@ lock for the whole process, none of the singletons closes anything, and init_res
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from dependency_injector import providers
@@ -47,6 +46,7 @@ class Lazy(providers.Resource[T]):
         self._close, self._aclose, self._is_closed = close, aclose, is_closed
         self._instance: T = _MISSING
         self._lock = threading.RLock()
+        self._is_building = False
         super().__init__(provides, *args, **kwargs)
         renew_in_child(self)
 
@@ -78,20 +78,15 @@ class Lazy(providers.Resource[T]):
         elif self._close:
             self._close(instance)
 
-    @contextlib.contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Inside the block the object is built anew when used; after it the former one is back, unclosed."""
-        former = self._taken()
-        try:
-            yield
-        finally:
-            self.shutdown()
-            with self._lock:
-                self._instance = former
+    def fresh(self) -> Lazy[T]:
+        """Another one, which is built from the same and closed in the same way."""
+        ways: dict[str, Any] = {"close": self._close, "aclose": self._aclose, "is_closed": self._is_closed}
+        return type(self)(self.provides, *self.args, **ways, **self.kwargs)
 
     def renew_after_fork(self) -> None:
         """A child's own lock; the object stays, its transport looks after itself."""
         self._lock = threading.RLock()
+        self._is_building = False
 
     def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         instance = self._instance
@@ -105,8 +100,14 @@ class Lazy(providers.Resource[T]):
     def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         if self.provides is None:
             raise TypeError("this Lazy was declared without what it provides")
-        injected = {name: _injection(value) for name, value in self.kwargs.items()}
-        built: T = self.provides(*map(_injection, self.args), *args, **{**injected, **kwargs})
+        if self._is_building:  # the lock lets the thread that builds in again
+            raise RuntimeError(f"{self.provides!r} was asked for while it is being built")
+        self._is_building = True
+        try:
+            injected = {name: _injection(value) for name, value in self.kwargs.items()}
+            built: T = self.provides(*map(_injection, self.args), *args, **{**injected, **kwargs})
+        finally:
+            self._is_building = False
         return built
 
     def _abandoned(self, instance: T) -> bool:
@@ -123,8 +124,11 @@ def _injection(value: Any) -> Any:
 
 
 async def shut_down_all(container: Any) -> None:
-    """Close every Lazy below a container and wait for it; then the container's other resources."""
-    await asyncio.gather(*(lazy.ashutdown() for lazy in container.traverse(types=[Lazy])))
+    """Close every Lazy below a container and wait for it; then its other resources. An error is raised at the end."""
+    closings = (lazy.ashutdown() for lazy in container.traverse(types=[Lazy]))
+    outcomes = await asyncio.gather(*closings, return_exceptions=True)
     result = container.shutdown_resources()
     if inspect.isawaitable(result):
         await result
+    for error in filter(None, outcomes):
+        raise error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -46,6 +45,8 @@ def _llmwire_network(request: pytest.FixtureRequest) -> Iterator[None]:
     from llmwire.services.errors import NetworkRefused
     from llmwire.services.transport import network
 
+    from .address import is_loopback
+
     def refuse(server: str, /) -> None:
         if allowed == "loopback" and is_loopback(server):
             return
@@ -54,9 +55,3 @@ def _llmwire_network(request: pytest.FixtureRequest) -> Iterator[None]:
     network.set_gate(refuse)
     yield
     network.set_gate(None)
-
-
-def is_loopback(server: str) -> bool:
-    """Whether a server, as in `http://127.0.0.1:8000`, is this machine, by its name alone."""
-    host = urlsplit(server).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")

@@ -15,7 +15,7 @@ from llmwire.services.errors import ConfigError
 from llmwire.services.events import ConfigWarned
 from llmwire.services.routing.endpoint import Credential, Dialect, Endpoint, TokenSource, server_of
 
-from .address import Address, UnusableURL, azure_address, openai_address
+from .address import Address, UnusableURL, azure_address, is_loopback, openai_address
 from .configuration import FirstOf, Found, Level
 from .settings import DEFAULT_BASE_URL, NO_KEY
 from .spelling import check_spelling
@@ -99,7 +99,7 @@ class _Resolution:
             api_version=found["azure_api_version"].value if dialect is Dialect.AZURE else None,
             deployment=found["azure_deployment"].value if dialect is Dialect.AZURE else None,
         )
-        self._mind_model(named_by)
+        self._mind_model(named_by, endpoint)
         self._mind_blanks()
         self._mind_clear_text(endpoint)
         return FunctionSettings(
@@ -202,11 +202,14 @@ class _Resolution:
 
     def _mind_key_travels(self, name: str, named_by: str, server: str) -> None:
         key = self._found[name]
-        if key.level is not Level.SHARED or server == self._shared_server(named_by):
+        # Behind a gateway base_url names Azure's server too: an Azure key is at home there and at Azure's endpoint.
+        home = "azure_endpoint" if name.startswith("azure_") else "base_url"
+        homes = {self._shared_server(named_by), self._shared_server(home)}
+        if key.level is not Level.SHARED or server in homes:
             return
         problem = f"the shared key {key.origin} goes to {server}, another host than the one it was given with"
-        own = name.removeprefix("azure_").upper()
         if self._found["key_fallback"].value == "same-host":
+            own = name.upper().replace("AZURE_", "AZURE_OPENAI_")
             remedy = f"{self._set(own)} `none` sends no key."
             raise self._error(name, f"{problem}, which key_fallback = same-host forbids", remedy, key.origin)
         self._warn(name, problem, key.origin)
@@ -225,13 +228,18 @@ class _Resolution:
             return None
 
     def _mind_legacy_name(self, found: Found) -> None:
-        legacy = [held for held in found.shadowed if "OPENAI_API_BASE" in held.origin]
-        if found.level is Level.SHARED and legacy and str(legacy[0].raw).strip() != found.value:
-            self._warn("base_url", f"{legacy[0].origin}, the old name, differs from {found.origin}, which is used")
+        for held in found.shadowed:
+            is_legacy = held.level is found.level and "OPENAI_API_BASE" in held.origin
+            if is_legacy and str(held.raw).strip() != found.value:
+                self._warn("base_url", f"{held.origin}, the old name, differs from {found.origin}, which is used")
 
-    def _mind_model(self, named_by: str) -> None:
+    def _mind_model(self, named_by: str, endpoint: Endpoint) -> None:
         found = self._found["model"]
-        if found.level is Level.DEFAULT and self._found[named_by].level is not Level.DEFAULT:
+        if (
+            endpoint.deployment is None
+            and found.level is Level.DEFAULT
+            and self._found[named_by].level is not Level.DEFAULT
+        ):
             message = f"is not set: the services ask for {found.value}, which this server may not know."
             self._notes.append(f"{self._key('model')}: {message} {self._set('MODEL')}")
 
@@ -240,9 +248,8 @@ class _Resolution:
             self._notes.extend(f"{self._key(name)}: {origin} is blank, and so unset" for origin in found.blank)
 
     def _mind_clear_text(self, endpoint: Endpoint) -> None:
-        host = server_of(endpoint.base_url).removeprefix("http://")
-        local = host.startswith(("localhost:", "127.", "[::1]:"))
-        if endpoint.base_url.startswith("http://") and not local and endpoint.credential is not None:
+        is_clear = endpoint.server.startswith("http://") and not is_loopback(endpoint.server)
+        if is_clear and endpoint.credential is not None:
             self._warn("base_url", f"the key travels to {endpoint.server} unencrypted; use https")
 
     def _warn(self, name: str, message: str, origin: str | None = None) -> None:

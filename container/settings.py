@@ -6,6 +6,7 @@ One line of a chain is one place, most specific first. Knows names and values; k
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -22,7 +23,10 @@ N = TypeVar("N", int, float)
 FUNCTIONS: Final = ("completion", "embedding")
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
+A_DAY_S: Final = 86_400.0  #: a longer deadline is a slip of the unit, and a much longer one overflows in the socket
 NO_KEY: Final = Secret("")  #: what the word `none` means: send no Authorization
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 
 
 def text(raw: Any) -> str:
@@ -42,14 +46,32 @@ def key(raw: Any) -> Secret:
         return NO_KEY
     if any(character.isspace() for character in raw):
         raise Unfit("has a blank or a line break in it", "Write the bare key, without 'Bearer' and on one line.")
-    if not (raw.isascii() and raw.isprintable()):
+    if not _fits_header(raw):
         raise Unfit("has a character that no HTTP header can carry", "Copy the key once more.")
     return Secret(raw)
 
 
+def header_text(raw: Any) -> str:
+    """A line of text that goes into a header."""
+    if not _fits_header(text(raw)):
+        raise Unfit("has a character that no HTTP header can carry", "Use printable ASCII on one line.")
+    return text(raw)
+
+
+def path(raw: Any) -> str:
+    """A path of a URL, and nothing else of it."""
+    if not text(raw).isprintable() or any(part in text(raw) for part in (" ", "?", "#", "://")):
+        raise Unfit("must be a path", "Write it as in /v1.")
+    return text(raw)
+
+
 def seconds(raw: Any) -> float:
-    """A time above 0, in seconds."""
-    return _number(raw, float, "a number of seconds above 0, as in 30")
+    """A time above 0, in seconds, of at most a day."""
+    meaning = "a number of seconds above 0, as in 30, and at most a day"
+    number = _number(raw, float, meaning)
+    if number > A_DAY_S:
+        raise Unfit(f"must be {meaning}, not {raw!r}", f"Write {meaning}.")
+    return number
 
 
 def count(raw: Any) -> int:
@@ -63,7 +85,7 @@ def _number(raw: Any, kind: Callable[[Any], N], meaning: str) -> N:
         raise Unfit(f"must be {meaning}, not {type(raw).__name__}", remedy)
     try:
         number = kind(raw)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Unfit(f"must be {meaning}, not {raw!r}", remedy) from None
     if not 0 < number < float("inf") or (isinstance(raw, float) and number != raw):
         raise Unfit(f"must be {meaning}, not {raw!r}", remedy)
@@ -100,14 +122,18 @@ def headers(raw: Any) -> tuple[tuple[str, str], ...]:
     """Headers as pairs, from a table, a JSON object, or lines of `Name: value`."""
     if isinstance(raw, str):
         raw = _headers_of_text(raw)
-    if not isinstance(raw, Mapping) or not all(isinstance(value, str) for value in raw.values()):
+    if not isinstance(raw, Mapping) or not all(isinstance(part, str) for pair in raw.items() for part in pair):
         raise Unfit("must be a table of header names and texts", "Write it as in { X-Team = 'search' }.")
     for name, value in raw.items():
-        if not name or not name.isascii() or any(c.isspace() or c in '():<>@,;"' for c in name):
-            raise Unfit(f"has the impossible header name {name!r}", "Write a name as in X-Team.")
-        if not value.isascii() or not value.isprintable():
+        if not _HEADER_NAME.fullmatch(name):  # not shown: it may be a whole header with its secret
+            raise Unfit("has an impossible header name", "Write a name as in X-Team.")
+        if not _fits_header(value):
             raise Unfit(f"has a value for {name} that no HTTP header can carry", "Use printable ASCII on one line.")
-    return tuple((name, value) for name, value in raw.items())
+    return tuple((name, value.strip()) for name, value in raw.items())
+
+
+def _fits_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 def _headers_of_text(raw: str) -> Any:
@@ -181,6 +207,7 @@ SETTINGS: Final = (
             "env.{FUNCTION}_OPENAI_ORG_ID",
         ),
         shared=("config.openai.organization", "env.OPENAI_ORG_ID"),
+        parse=header_text,
     ),
     Setting(
         name="project",
@@ -191,6 +218,7 @@ SETTINGS: Final = (
             "env.{FUNCTION}_OPENAI_PROJECT_ID",
         ),
         shared=("config.openai.project", "env.OPENAI_PROJECT_ID"),
+        parse=header_text,
     ),
     Setting(
         name="headers",
@@ -209,7 +237,7 @@ SETTINGS: Final = (
         default={"completion": 120.0, "embedding": 30.0},
         parse=seconds,
     ),
-    Setting(name="api_path", own=("config.{function}.api_path", "env.{FUNCTION}_API_PATH")),
+    Setting(name="api_path", own=("config.{function}.api_path", "env.{FUNCTION}_API_PATH"), parse=path),
     Setting(name="dialect", own=("config.{function}.dialect", "env.{FUNCTION}_DIALECT"), parse=dialect),
     Setting(
         name="dimensions",

@@ -14,7 +14,7 @@ from .configuration import Environment, FirstOf, layer_of, tree
 from .settings import FUNCTIONS
 
 #: an environment variable this near to one of ours is a misspelling; a shell's own COMPLETION_WAITING_DOTS is not
-NEAR = 0.8
+NEAR = 0.75
 #: the same for variables that every program shares: others have names of their own there, so it is only a warning
 SHARED_NEAR = 0.93
 #: lists variables, divided by commas, that belong to other programs however near they are
@@ -35,8 +35,12 @@ def check_spelling(
     _check_tree(function, {name.removeprefix("config.") for name in places if name.startswith("config.")}, config)
     variables = {name.removeprefix("env.") for name in places if name.startswith("env.")}
     _check_environment(function, variables, env)
-    near = _unread(("OPENAI_", "AZURE_OPENAI_"), variables, tree(env), SHARED_NEAR)
-    return tuple(f"{name} is read by nothing; did you mean {right}?" for name, right in near)
+    return tuple(
+        f"{name} is read by nothing; did you mean {near[0]}?"
+        for prefix in ("OPENAI_", "AZURE_OPENAI_")
+        for name in _unread(prefix, variables, tree(env))
+        if (near := get_close_matches(name, sorted(variables), n=1, cutoff=SHARED_NEAR))
+    )
 
 
 def _check_tree(function: str, known: set[str], config: providers.Configuration) -> None:
@@ -71,22 +75,29 @@ def _walk(table: Mapping[str, Any], tables: set[str], prefix: str = "") -> Itera
 
 def _check_environment(function: str, known: set[str], env: providers.Configuration) -> None:
     layer = layer_of(env)
-    for name, right in _unread((f"{function.upper()}_", "LLMWIRE_"), known, tree(env), NEAR):
-        origin = layer.origin_of(name) if isinstance(layer, Environment) else f"env.{name}"
-        remedy = f"Did you mean {right}? If it is another program's, list it in {IGNORE}."
-        raise ConfigError("is no setting", key=name, origin=origin, remedy=remedy)
+    for prefix in (f"{function.upper()}_", "LLMWIRE_"):
+        # Only what follows the prefix is compared: Kubernetes sets COMPLETION_PORT beside a service `completion`.
+        endings = {name.removeprefix(prefix) for name in known if name.startswith(prefix)}
+        for name in _unread(prefix, known, tree(env)):
+            if right := _nearest(name.removeprefix(prefix), endings):
+                origin = layer.origin_of(name) if isinstance(layer, Environment) else f"env.{name}"
+                remedy = f"Did you mean {prefix}{right}? If it is another program's, list it in {IGNORE}."
+                raise ConfigError("is no setting", key=name, origin=origin, remedy=remedy)
 
 
-def _unread(
-    prefixes: tuple[str, ...], known: set[str], variables: Mapping[str, Any], cutoff: float
-) -> Iterator[tuple[str, str]]:
-    """Variables with one of the prefixes that no chain reads, each with the nearest one that is."""
+def _unread(prefix: str, known: set[str], variables: Mapping[str, Any]) -> Iterator[str]:
+    """Variables with the prefix that hold something and that no chain reads."""
     ignored = {IGNORE, *str(variables.get(IGNORE) or "").replace(",", " ").split()}
     for name in sorted(variables):
-        if name.startswith(prefixes) and name not in known | ignored:
-            near = get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
-            if near:
-                yield name, near[0]
+        if name.startswith(prefix) and name not in known | ignored and str(variables[name] or "").strip():
+            yield name
+
+
+def _nearest(name: str, known: set[str]) -> str | None:
+    """The known name that is meant: a near one, or one of which only the end was written, as in URL for BASE_URL."""
+    near = get_close_matches(name, sorted(known), n=1, cutoff=NEAR)
+    longer = sorted((each for each in known if each.endswith(f"_{name}")), key=len)
+    return next(iter(near + longer), None)
 
 
 def _suggestion(name: str, known: list[str]) -> str:

@@ -189,9 +189,9 @@ class _Ending:
 
     def pieces(self, chunk: Any) -> Iterator[str]:
         """The text in a chunk, if it has any."""
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or [])[:1]:  # none where it tells the usage
             self._is_done = self._is_done or getattr(choice, "finish_reason", None) is not None
-            if piece := choice.delta.content:
+            if piece := getattr(choice.delta, "content", None):
                 self._received.append(piece)
                 yield piece
 

@@ -35,6 +35,12 @@ class BatchSpec:
     max_request_tokens: int = 300_000  #: OpenAI's limit for the inputs of one request together
     count_tokens: Callable[[str], int] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("max_inputs", "max_input_tokens", "max_request_tokens"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be above 0, not {limit}")
+
     def fewest(self, text: str) -> int:
         """Tokens that the text has at least. Plain prose has 4 to 5 bytes a token."""
         return self.count_tokens(text) if self.count_tokens else -(-len(text.encode()) // 5)
@@ -87,6 +93,7 @@ class EmbeddingService(_Embedding):
             InvalidReply: the server's answer does not fit the texts.
             ConfigError: no texts were given, and the number of dimensions is not known.
         """
+        texts = _listed(texts)
         rows = self._matrix(texts)
         for start, batch in batched(texts, self._batches):
             with _readable():
@@ -105,6 +112,7 @@ class AsyncEmbeddingService(_Embedding):
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         """As `EmbeddingService.embed`."""
+        texts = _listed(texts)
         rows = self._matrix(texts)
         for start, batch in batched(texts, self._batches):
             with _readable():
@@ -124,11 +132,16 @@ def batched(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[s
     Raises:
         InvalidInput: a text cannot be sent.
     """
-    if isinstance(texts, str):
-        raise InvalidInput("embed() takes a list of texts; one text goes to embed_one()", position=0)
     for position, text in enumerate(texts):
         _check(text, position, spec)
     return _grouped(texts, spec)
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    # A list of our own: what the caller changes while a request is on its way must not move the vectors.
+    if isinstance(texts, str):
+        raise InvalidInput("embed() takes a list of texts; one text goes to embed_one()", position=0)
+    return list(texts)
 
 
 def _grouped(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[str]]]:
@@ -147,6 +160,10 @@ def _grouped(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[
 def _check(text: object, position: int, spec: BatchSpec) -> None:
     if not isinstance(text, str):
         raise InvalidInput(f"input {position} is no text, but {type(text).__name__}", position=position)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"input {position} cannot be encoded: {error.reason}", position=position) from error
     if not text.strip():
         raise InvalidInput(f"input {position} is empty: no server can embed it", position=position)
     limit = spec.max_input_tokens
@@ -167,14 +184,11 @@ class _Rows:
         """Place the vectors of one reply, each at its `index`."""
         import numpy as np
 
-        vectors = in_order(getattr(reply, "data", None), count)
-        width = self._dimensions or len(vectors[0])
-        if wrong := next((len(vector) for vector in vectors if len(vector) != width), None):
-            raise InvalidReply(f"a vector has {wrong} dimensions where {width} were expected")
+        block = _block(in_order(getattr(reply, "data", None), count), self._dimensions)
         if self._matrix is None:
-            self._dimensions = width
-            self._matrix = np.empty((self._count, width), dtype=np.float32)
-        self._matrix[start : start + count] = vectors
+            self._dimensions = block.shape[1]
+            self._matrix = np.empty((self._count, self._dimensions), dtype=np.float32)
+        self._matrix[start : start + count] = block
 
     def matrix(self) -> Matrix:
         """The whole matrix; without texts (0, dimensions)."""
@@ -186,6 +200,24 @@ class _Rows:
             remedy = "Set EMBEDDING_DIMENSIONS, or embed at least one text."
             raise ConfigError("is not known, and no text was given", key="embedding.dimensions", remedy=remedy)
         return np.empty((0, self._dimensions), dtype=np.float32)
+
+
+def _block(vectors: list[Any], dimensions: int | None) -> Matrix:
+    """The vectors as float32. Raises InvalidReply unless they are finite numbers, as many in each."""
+    import numpy as np
+
+    try:
+        widths = [len(vector) for vector in vectors]
+        width = dimensions or max(widths[0], 1)
+        if wrong := [other for other in widths if other != width]:
+            raise InvalidReply(f"a vector has {wrong[0]} dimensions where {width} were expected")
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
+            block = np.array(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidReply(f"a vector is no list of numbers: {error}") from error
+    if block.shape != (len(vectors), width) or not np.isfinite(block).all():
+        raise InvalidReply("a vector has something in it that is no finite number")
+    return block
 
 
 @contextlib.contextmanager
@@ -207,9 +239,10 @@ def in_order(data: Sequence[Any] | None, count: int) -> list[Any]:
         raise InvalidReply(_NO_EMBEDDINGS)
     if len(data) != count:
         raise InvalidReply(f"the server gave {len(data)} vectors for {count} texts")
-    places = [getattr(item, "index", None) for item in data]
+    places: list[Any] = [getattr(item, "index", None) for item in data]
+    vectors = [getattr(item, "embedding", None) for item in data]
     if all(place is None for place in places):  # a simple fake: its order is the texts'
-        return [item.embedding for item in data]
-    if sorted(place for place in places if place is not None) != list(range(count)):
+        return vectors
+    if not all(isinstance(place, int) for place in places) or sorted(places) != list(range(count)):
         raise InvalidReply("the server's vectors are not numbered as its inputs")
-    return [item.embedding for item in sorted(data, key=lambda item: item.index)]
+    return [vector for _, vector in sorted(zip(places, vectors, strict=True), key=lambda pair: pair[0])]

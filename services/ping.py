@@ -64,7 +64,7 @@ def _checked(client: Any, function: str, check: str, ask: Callable[[Any], str | 
     started_at = time.perf_counter()
     try:
         remark = ask(quick)
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, ValueError) as error:
         problem, remedy = _diagnosis(error, function, server)
         return Ping(function=function, server=server, check=check, took_ms=None, problem=problem, remedy=remedy)
     took_ms = (time.perf_counter() - started_at) * 1000
@@ -72,13 +72,11 @@ def _checked(client: Any, function: str, check: str, ask: Callable[[Any], str | 
 
 
 def _look_at_models(client: Any, function: str, model: str) -> str | None:
-    import openai
-
     raw = client.models.with_raw_response.list()
     try:
         names = [str(listed["id"]) for listed in raw.http_response.json()["data"]]
-    except (ValueError, KeyError, TypeError):
-        raise openai.APIResponseValidationError(raw.http_response, None) from None
+    except (KeyError, TypeError) as error:
+        raise ValueError("no list of models") from error
     if model in names:
         return None
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -90,7 +88,10 @@ def _embed(client: Any, model: str) -> None:
 
 
 def _complete(client: Any, model: str) -> None:
-    client.chat.completions.create(model=model, messages=[{"role": "user", "content": "ping"}], max_completion_tokens=1)
+    ask = client.chat.completions.create
+    answer = ask(model=model, messages=[{"role": "user", "content": "ping"}], max_completion_tokens=1)
+    if not getattr(answer, "choices", None):  # the SDK hands on whatever came with status 200
+        raise ValueError("no completion")
 
 
 def _diagnosis(error: Exception, function: str, server: str) -> tuple[str, str]:
@@ -110,7 +111,7 @@ def _diagnosis(error: Exception, function: str, server: str) -> tuple[str, str]:
             return f"it does not know what was asked for (status {error.status_code})", remedy
         case openai.RateLimitError():
             return "it is busy, or the account is used up (status 429)", "Wait, or look at the account."
-        case openai.APIResponseValidationError():
+        case openai.APIResponseValidationError() | ValueError():
             return "its answer is none of the OpenAI API", f"Check {name}_BASE_URL: is it a web page?"
         case openai.APIStatusError():
             return f"it answered with status {error.status_code}", "Look into the server's log."

@@ -34,5 +34,11 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._text)
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self  # it never changes; containers copy all that was declared in them
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret cannot be pickled: hand the other process its settings, not its keys")

@@ -31,16 +31,18 @@ def inject(function: F) -> F:
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(function)
-    marked = {name: place for place, (name, parameter) in enumerate(signature.parameters.items()) if _marker(parameter)}
+    parameters = inspect.signature(function).parameters.items()
+    marked = {name: marker for name, parameter in parameters if (marker := _marker(parameter))}
+    places = {name: place for place, (name, each) in enumerate(parameters) if each.kind is not each.KEYWORD_ONLY}
 
     def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        for name, place in marked.items():
-            if place < len(args):
+        for name, marker in marked.items():
+            given = kwargs.get(name, marker)
+            if places.get(name, len(args)) < len(args):
                 kwargs.pop(name, None)  # the caller's own; dependency-injector fills the parameter a second time
-            given = args[place] if place < len(args) else kwargs.get(name, signature.parameters[name].default)
-            if _is_marker(given) or given is inspect.Parameter.empty:
-                raise NotWiredError(_not_wired(function, name, _marker(signature.parameters[name])))
+                given = args[places[name]]
+            if _is_marker(given):
+                raise NotWiredError(_not_wired(function, name, marker))
         return kwargs
 
     if inspect.iscoroutinefunction(function):

@@ -33,6 +33,9 @@ def _described(path, thing):
         yield f"    {path}{_signature(thing.__init__)}"
     for name in sorted(members.keys() - {"__init__"}):
         yield f"    {path}.{name}{_member(getattr(thing, name), members[name])}"
+        if isinstance(members[name], providers.Container):
+            inner = sorted((known, provider) for known, provider in members[name].providers.items() if known[0] != "_")
+            yield from (f"    {path}.{name}.{known}: {type(provider).__name__}" for known, provider in inner)
 
 
 def _members(thing):

@@ -16,7 +16,7 @@ from functools import cache
 import httpcore2
 import httpx2
 
-from ..forking import renew_in_child
+from ..forking import no_fork_meanwhile, renew_in_child
 from .deadline import DeadlineBackend
 
 MAX_CONNECTIONS = 1000  #: the SDK's own figures
@@ -31,9 +31,12 @@ def _shared_ssl_context() -> ssl.SSLContext:
 
 
 def _ssl_context_for(server: str) -> ssl.SSLContext:
-    if server.startswith("https:"):
-        return _shared_ssl_context()
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, costs nothing; with no authorities it trusts nobody
+    with (
+        no_fork_meanwhile()
+    ):  # OpenSSL sets itself up for the first of all contexts, under a lock that a child inherits
+        if server.startswith("https:"):
+            return _shared_ssl_context()
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; with no authorities it trusts nobody
 
 
 class _Inner(httpx2.HTTPTransport):
@@ -105,15 +108,13 @@ class AsyncConnections:
     async def aclose(self) -> None:
         """Close the running loop's connections and wait; have the other loops close theirs."""
         running = asyncio.get_running_loop()
-        taken = self._taken()
-        own = taken.pop(running, None)
-        _close_elsewhere(taken)
-        if own is not None:
+        self._close_all_but(running)
+        if (own := self._by_loop.get(running)) is not None:
             await own.aclose()
 
     def close(self) -> None:
         """Have every loop close its connections, without waiting: for synchronous code."""
-        _close_elsewhere(self._taken())
+        self._close_all_but(None)
 
     def renew_after_fork(self) -> None:
         """Forget the parent's loops and connections without closing them: they are still its own."""
@@ -121,14 +122,17 @@ class AsyncConnections:
         self._of_parents.append(self._by_loop)
         self._by_loop = {}
 
-    def _taken(self) -> dict[asyncio.AbstractEventLoop, _OfLoop]:
+    def _close_all_but(self, running: asyncio.AbstractEventLoop | None) -> None:
         with self._lock:
-            taken, self._by_loop = self._by_loop, {}
-        return taken
+            others = [(loop, of_loop) for loop, of_loop in self._by_loop.items() if loop is not running]
+        for loop, of_loop in others:
+            # A loop that is closed has closed its connections; one that stands still does so when it runs again.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(of_loop.close_soon)
 
 
 class _OfLoop:
-    """The connections of one event loop, which close when it ends."""
+    """The connections of one event loop, which close when it ends, if not before."""
 
     def __init__(self, server: str) -> None:
         self.transport = httpx2.AsyncHTTPTransport(
@@ -141,24 +145,22 @@ class _OfLoop:
             ),
         )
         self._end = self._until_loop_ends()
+        self._closing: asyncio.Task[None] | None = None
 
     async def close_with_loop(self) -> None:
         """Start the generator that the loop closes at its end, as `asyncio.run` does with all that it knows."""
         await anext(self._end)
 
+    def close_soon(self) -> None:
+        """Close the connections in a task of the running loop."""
+        self._closing = asyncio.ensure_future(self.aclose())
+
     async def aclose(self) -> None:
-        await self._end.aclose()
+        """Close the connections that are open now."""
+        await self.transport.aclose()
 
     async def _until_loop_ends(self) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            await self.transport.aclose()
-
-
-def _close_elsewhere(taken: dict[asyncio.AbstractEventLoop, _OfLoop]) -> None:
-    for loop, of_loop in taken.items():
-        # A loop may end between the look and the call; its connections are closed then.
-        with contextlib.suppress(RuntimeError):
-            if loop.is_running():
-                asyncio.run_coroutine_threadsafe(of_loop.aclose(), loop)
+            await self.aclose()

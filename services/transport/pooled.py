@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -25,25 +26,43 @@ from .dialect import Ambient, headers_for, operation_of, url_for
 ENDPOINT_HEADER = "x-llmwire-endpoint"
 
 
+class NoToken(httpx2.TransportError):
+    """The identity that stands in for a key had no token to give: nothing was sent."""
+
+
 class _Attempt:
-    """One request on its way to one endpoint: what is told of it when it ends, and by when it must."""
+    """One request on its way to one endpoint: what is told of it when it ends, and by when it must.
 
-    def __init__(self, endpoint: Endpoint, operation: str, listener: Listener) -> None:
+    Attributes:
+        ends_at: on the monotonic clock; None once the answer has shown itself to be a stream.
+        status: of the answer, once its head is there.
+    """
+
+    def __init__(self, endpoint: Endpoint, operation: str, listener: Listener, *, ends_at: float | None = None) -> None:
         self._endpoint, self._operation, self._listener = endpoint, operation, listener
-        self.started_at = time.monotonic()
-        self.ends_at = self.started_at + endpoint.deadline_s
+        self._started_at = time.monotonic()
+        self.ends_at: float | None = self._started_at + endpoint.deadline_s if ends_at is None else ends_at
+        self.status: int | None = None
 
-    def ended(self, *, status: int | None = None, error: BaseException | None = None) -> None:
-        event = AttemptEnded(
-            function=self._endpoint.function,
-            endpoint=self._endpoint.name,
-            server=self._endpoint.server,
-            operation=self._operation,
-            status=status,
-            error=type(error).__name__ if error else None,
-            took_s=time.monotonic() - self.started_at,
-        )
-        tell(self._listener, event)
+    def again(self) -> _Attempt:
+        """Another attempt, within the time that is left to this one."""
+        return _Attempt(self._endpoint, self._operation, self._listener, ends_at=self.ends_at)
+
+    def has_begun(self, response: httpx2.Response) -> None:
+        """The first bytes of the body are there: a stream may now take its time."""
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            self.ends_at = None
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell the listener how the block ends, which gets the answer's head."""
+        try:
+            with self.explained():
+                yield
+        except BaseException as error:
+            self._tell(type(error).__name__)
+            raise
+        self._tell(None)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -54,11 +73,27 @@ class _Attempt:
             raise type(error)(self._in_words(self._overdue(error))) from error
         except httpx2.TransportError as error:
             raise type(error)(self._in_words(str(error) or type(error).__name__)) from error
+        except ssl.SSLError as error:  # which httpx2 lets through in places
+            raise httpx2.NetworkError(self._in_words(str(error))) from error
+
+    def _tell(self, error: str | None) -> None:
+        event = AttemptEnded(
+            function=self._endpoint.function,
+            endpoint=self._endpoint.name,
+            server=self._endpoint.server,
+            operation=self._operation,
+            status=None if error else self.status,
+            error=error,
+            took_s=time.monotonic() - self._started_at,
+        )
+        tell(self._listener, event)
 
     def _overdue(self, error: httpx2.TimeoutException) -> str:
         endpoint = self._endpoint
+        if self.ends_at is None:
+            return f"the stream stood still for too long ({type(error).__name__})"
         if time.monotonic() < self.ends_at:
-            return str(error) or f"{type(error).__name__}: no answer in time"
+            return f"no answer in time ({type(error).__name__})"
         return f"no answer within {endpoint.deadline_s:g} s; {endpoint.function}.deadline_s sets this time"
 
     def _in_words(self, problem: str) -> str:
@@ -69,7 +104,7 @@ class _Facade:
     """What both transports share: one endpoint and how a request is written for it."""
 
     def __init__(self, endpoint: Endpoint, *, listener: Listener, ambient: Ambient | None = None) -> None:
-        self._endpoint, self._listener, self._ambient = endpoint, listener, ambient or Ambient()
+        self._endpoint, self._listener, self._ambient = endpoint, listener, ambient or Ambient({})
         self._base = httpx2.URL(endpoint.base_url)
         self._is_closed = False
         self._pid = os.getpid()
@@ -86,9 +121,8 @@ class _Facade:
         network.check(self._endpoint.server)
         return attempt
 
-    def _written(self, request: httpx2.Request, body: bytes, token: Secret | None) -> httpx2.Request:
-        operation = operation_of(request.url, self._base)
-        url = url_for(self._endpoint, operation, request.url.query, body)
+    def _written(self, request: httpx2.Request, token: Secret | None) -> httpx2.Request:
+        url = url_for(self._endpoint, operation_of(request.url, self._base), request)
         host = url.netloc.decode("ascii")
         headers = headers_for(self._endpoint, request.headers, host=host, ambient=self._ambient, token=token)
         written = httpx2.Request(request.method, url, headers=headers, stream=request.stream)
@@ -99,13 +133,15 @@ class _Facade:
         written.extensions = {**request.extensions, "timeout": limited}
         return written
 
+    def _may_renew(self, request: httpx2.Request, response: httpx2.Response) -> bool:
+        is_refused = response.status_code == 401 and isinstance(self._endpoint.credential, TokenSource)
+        return is_refused and _is_replayable(request)
+
     def _answer(
         self, response: httpx2.Response, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream
     ) -> httpx2.Response:
-        headers = [
-            *response.headers.multi_items(),
-            (ENDPOINT_HEADER, f"{self._endpoint.function}/{self._endpoint.name}"),
-        ]
+        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() != ENDPOINT_HEADER]
+        headers.append((ENDPOINT_HEADER, f"{self._endpoint.function}/{self._endpoint.name}"))
         return httpx2.Response(response.status_code, headers=headers, stream=stream, extensions=response.extensions)
 
     def __del__(self) -> None:
@@ -126,13 +162,13 @@ class PoolTransport(_Facade, httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises httpx2's own errors, each naming the endpoint."""
         attempt = self._begin(request)
-        body = request.read() if _is_replayable(request) else b""
-        token = _token(self._endpoint)
-        response = self._sent(attempt, self._written(request, body, token))
-        if response.status_code == 401 and _is_replayable(request) and (fresh := _fresh_token(self._endpoint, token)):
-            response.close()
-            attempt = self._begin(request)
-            response = self._sent(attempt, self._written(request, body, fresh))
+        with attempt.told():
+            token = _token(self._endpoint)
+            response = self._sent(attempt, self._written(request, token))
+        if token and self._may_renew(request, response) and (fresh := self._renewed(attempt, response, token)):
+            attempt = attempt.again()
+            with attempt.told():
+                response = self._sent(attempt, self._written(request, fresh))
         return self._answer(response, _Body(response, attempt))
 
     def close(self) -> None:
@@ -141,14 +177,26 @@ class PoolTransport(_Facade, httpx2.BaseTransport):
         self._connections.close()
 
     def _sent(self, attempt: _Attempt, request: httpx2.Request) -> httpx2.Response:
-        try:
-            with attempt.explained(), ending_at(attempt.ends_at):
-                response = self._connections.transport().handle_request(request)
-        except BaseException as error:
-            attempt.ended(error=error)
-            raise
-        attempt.ended(status=response.status_code)
+        with ending_at(attempt.ends_at):
+            response = self._connections.transport().handle_request(request)
+        if self._is_closed:  # meanwhile: nobody would close a connection that was opened after that
+            response.close()
+            raise _closed_meanwhile()
+        attempt.status = response.status_code
         return response
+
+    def _renewed(self, attempt: _Attempt, response: httpx2.Response, refused: Secret) -> Secret | None:
+        """Another token in the place of the refused one; None, if there is none, leaves the answer to the caller."""
+        try:
+            with attempt.explained():
+                fresh = _token(self._endpoint, refused=refused)
+        except BaseException:
+            response.close()
+            raise
+        if fresh == refused:
+            return None
+        response.close()
+        return fresh
 
 
 class AsyncPoolTransport(_Facade, httpx2.AsyncBaseTransport):
@@ -161,15 +209,13 @@ class AsyncPoolTransport(_Facade, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises httpx2's own errors, each naming the endpoint."""
         attempt = self._begin(request)
-        body = await request.aread() if _is_replayable(request) else b""
-        token = await _token_async(self._endpoint)
-        response = await self._sent(attempt, self._written(request, body, token))
-        if response.status_code == 401 and _is_replayable(request):
-            fresh = await asyncio.to_thread(_fresh_token, self._endpoint, token)
-            if fresh:
-                await response.aclose()
-                attempt = self._begin(request)
-                response = await self._sent(attempt, self._written(request, body, fresh))
+        with attempt.told():
+            token = await self._token_in_time(attempt)
+            response = await self._sent(attempt, self._written(request, token))
+        if token and self._may_renew(request, response) and (fresh := await self._renewed(attempt, response, token)):
+            attempt = attempt.again()
+            with attempt.told():
+                response = await self._sent(attempt, self._written(request, fresh))
         return self._answer(response, _AsyncBody(response, attempt))
 
     async def aclose(self) -> None:
@@ -183,16 +229,33 @@ class AsyncPoolTransport(_Facade, httpx2.AsyncBaseTransport):
         self._connections.close()
 
     async def _sent(self, attempt: _Attempt, request: httpx2.Request) -> httpx2.Response:
+        transport = await self._connections.transport()
+        async with _ending_at(attempt.ends_at):
+            response = await transport.handle_async_request(request)
+        if self._is_closed:
+            await response.aclose()
+            raise _closed_meanwhile()
+        attempt.status = response.status_code
+        return response
+
+    async def _token_in_time(self, attempt: _Attempt, *, refused: Secret | None = None) -> Secret | None:
+        if not isinstance(self._endpoint.credential, TokenSource):
+            return self._endpoint.credential
+        # Asking may block on an identity server: never on the event loop.
+        async with _ending_at(attempt.ends_at):
+            return await asyncio.to_thread(_token, self._endpoint, refused=refused)
+
+    async def _renewed(self, attempt: _Attempt, response: httpx2.Response, refused: Secret) -> Secret | None:
         try:
             with attempt.explained():
-                transport = await self._connections.transport()
-                async with _ending_at(attempt.ends_at):
-                    response = await transport.handle_async_request(request)
-        except BaseException as error:
-            attempt.ended(error=error)
+                fresh = await self._token_in_time(attempt, refused=refused)
+        except BaseException:
+            await response.aclose()
             raise
-        attempt.ended(status=response.status_code)
-        return response
+        if fresh == refused:
+            return None
+        await response.aclose()
+        return fresh
 
 
 class _Body(httpx2.SyncByteStream):
@@ -204,15 +267,14 @@ class _Body(httpx2.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         assert isinstance(self._response.stream, httpx2.SyncByteStream)  # noqa: S101  # for the type checker
         parts = iter(self._response.stream)
-        ends_at: float | None = self._attempt.ends_at
         with self._attempt.explained():
             while True:
-                with ending_at(ends_at):
+                with ending_at(self._attempt.ends_at):
                     part = next(parts, None)
                 if part is None:
                     return
+                self._attempt.has_begun(self._response)
                 yield part
-                ends_at = None if _is_stream(self._response) else ends_at
 
     def close(self) -> None:
         self._response.close()
@@ -227,15 +289,14 @@ class _AsyncBody(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         assert isinstance(self._response.stream, httpx2.AsyncByteStream)  # noqa: S101  # for the type checker
         parts = aiter(self._response.stream)
-        ends_at: float | None = self._attempt.ends_at
         with self._attempt.explained():
             while True:
-                async with _ending_at(ends_at):
+                async with _ending_at(self._attempt.ends_at):
                     part = await anext(parts, None)
                 if part is None:
                     return
+                self._attempt.has_begun(self._response)
                 yield part
-                ends_at = None if _is_stream(self._response) else ends_at
 
     async def aclose(self) -> None:
         await self._response.aclose()
@@ -252,8 +313,8 @@ async def _ending_at(at: float | None) -> AsyncIterator[None]:
         raise httpx2.ReadTimeout("the deadline has passed") from error
 
 
-def _is_stream(response: httpx2.Response) -> bool:
-    return response.headers.get("content-type", "").startswith("text/event-stream")
+def _closed_meanwhile() -> httpx2.ReadError:
+    return httpx2.ReadError("the client was closed while it waited for the answer")
 
 
 def _is_replayable(request: httpx2.Request) -> bool:
@@ -265,20 +326,11 @@ def _least(timeout: float | None, deadline_s: float) -> float:
     return deadline_s if timeout is None else min(timeout, deadline_s)
 
 
-def _token(endpoint: Endpoint) -> Secret | None:
-    credential = endpoint.credential
-    return credential.token() if isinstance(credential, TokenSource) else credential
-
-
-async def _token_async(endpoint: Endpoint) -> Secret | None:
-    credential = endpoint.credential
-    # Asking may block on an identity server: never on the event loop.
-    return await asyncio.to_thread(credential.token) if isinstance(credential, TokenSource) else credential
-
-
-def _fresh_token(endpoint: Endpoint, refused: Secret | None) -> Secret | None:
-    """Another token than the refused one, where the credential can have one."""
-    if not isinstance(endpoint.credential, TokenSource) or refused is None:
-        return None
-    fresh = endpoint.credential.token(refused=refused)
-    return None if fresh == refused else fresh
+def _token(endpoint: Endpoint, *, refused: Secret | None = None) -> Secret | None:
+    """The key, or a token that is valid now. May block on an identity server."""
+    if not isinstance(endpoint.credential, TokenSource):
+        return endpoint.credential
+    try:
+        return endpoint.credential.token(refused=refused)
+    except Exception as error:  # whatever an identity library raises
+        raise NoToken(f"no token: {error}") from error

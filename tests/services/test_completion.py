@@ -1,15 +1,21 @@
 """CompletionService and its asynchronous twin, over genuine fakes and over a user's own simple ones."""
 
 import asyncio
+import contextlib
 import json
 from types import SimpleNamespace
 
+import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai import AuthenticationError, OpenAI
 from pydantic import BaseModel
 
 from llmwire.container import ConfigError, InvalidReply, NoText, StreamTruncated
 from llmwire.services import AsyncCompletionService, CompletionService
-from llmwire.services.testing import AsyncFakeCompletions, FakeCompletions
+from llmwire.services.completion import messages_of
+from llmwire.services.testing import AsyncFakeCompletions, Failure, FakeCompletions
 
 
 class City(BaseModel):
@@ -253,3 +259,173 @@ def test_the_request_is_sent_with_the_first_piece_and_not_before():
 
     assert json.loads(json.dumps(client.calls[0].body))["stream"] is True
     stream.close()
+
+
+@pytest.mark.parametrize("method", ["complete", "chat", "stream"])
+def test_options_and_model_reach_every_kind_of_call(play, method):
+    client, service = play.service("ok", model="m")
+    options = {"model": "other", "system": "", "temperature": 0, "max_completion_tokens": 5}
+
+    called = getattr(service, method)
+    play.pieces(called("hi", **options)) if method == "stream" else play.call(called, "hi", **options)
+
+    body = client.calls[0].body
+    assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("other", 0, 5)
+    assert body["messages"] == [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}]
+
+
+def test_the_callers_messages_are_not_touched():
+    prompt = [{"role": "user", "content": "hi"}]
+
+    messages_of(prompt, system="be brief")
+    messages_of(prompt).append({"role": "user", "content": "more"})
+
+    assert prompt == [{"role": "user", "content": "hi"}]
+
+
+def test_an_empty_text_is_a_text(play):
+    _, service = play.service(_body({"content": ""}), model="m")
+
+    assert play.call(service.complete, "hi") == ""
+
+
+def test_parse_without_an_object_says_why(play):
+    _, service = play.service(_body({"content": None, "refusal": "I will not."}), model="m")
+
+    with pytest.raises(NoText, match=r"I will not\."):
+        play.call(service.parse, "hi", response_format=City)
+
+
+@pytest.mark.parametrize("answer", ["<html>a web page</html>", None, {}])
+def test_what_the_sdk_makes_of_a_web_page_is_never_handed_on(answer):
+    service = CompletionService(_simple(lambda **_: answer), model="m")
+
+    with pytest.raises(InvalidReply, match="COMPLETION_BASE_URL"):
+        service.complete("hi")
+
+
+def test_what_the_client_raises_is_raised_as_it_is(play):
+    _, service = play.service(Failure(status=401), model="m")
+
+    with pytest.raises(AuthenticationError):
+        play.call(service.complete, "hi")
+
+
+def _streamed(is_async, chunks):
+    """The pieces that a service gives of a user's stream."""
+    if not is_async:
+        return CompletionService(_simple(lambda **_: chunks), model="m").stream("hi")
+
+    async def create(**_):
+        return chunks
+
+    return AsyncCompletionService(_simple(create), model="m").stream("hi")
+
+
+def _pieces(is_async, chunks):
+    return Async.pieces(_streamed(True, chunks)) if is_async else Sync.pieces(_streamed(False, chunks))
+
+
+class Raw(Chunks):
+    """Chunks of any shape; an exception among them is raised."""
+
+    def __init__(self, *chunks):
+        super().__init__("a")
+        self._chunks = self._raising(chunks)
+
+    @staticmethod
+    def _raising(chunks):
+        for chunk in chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+
+def _chunk(content=None, finish_reason=None):
+    choice = SimpleNamespace(delta=SimpleNamespace(content=content), finish_reason=finish_reason)
+    return SimpleNamespace(choices=[choice])
+
+
+USAGE = SimpleNamespace(choices=[], usage="what comes last")
+ENDED = _chunk(finish_reason="stop")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@given(texts=st.lists(st.text(max_size=3) | st.none(), max_size=6), cut=st.integers(0, 8))
+def test_a_stream_is_whole_or_an_error_with_what_had_arrived(is_async, texts, cut):
+    chunks = [*map(_chunk, texts), ENDED, USAGE][:cut]
+    whole = "".join(text or "" for text in texts)
+
+    if ENDED in chunks:
+        assert "".join(_pieces(is_async, Raw(*chunks))) == whole
+        return
+    with pytest.raises(StreamTruncated) as truncated:
+        _pieces(is_async, Raw(*chunks))
+    assert truncated.value.received == "".join(text or "" for text in texts[:cut])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (_chunk("a"), OSError("cut")),
+        (_chunk("half"),),
+        (ENDED,),
+    ],
+    ids=["broken", "truncated", "whole"],
+)
+def test_a_stream_is_closed_however_it_ends(is_async, chunks):
+    stream = Raw(*chunks)
+
+    with contextlib.suppress(OSError, StreamTruncated):
+        _pieces(is_async, stream)
+
+    assert stream.is_closed
+
+
+def test_giving_up_a_stream_closes_it():
+    stream = Raw(_chunk("a"), _chunk("b"), ENDED)
+
+    for _ in _streamed(False, stream):
+        break
+
+    assert stream.is_closed
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        USAGE,
+        SimpleNamespace(choices=None),
+        SimpleNamespace(choices=[SimpleNamespace(delta=None, finish_reason=None)]),
+        SimpleNamespace(choices=[SimpleNamespace(delta=SimpleNamespace(role="assistant"), finish_reason=None)]),
+    ],
+    ids=["usage", "no choices", "no delta", "no content"],
+)
+def test_a_chunk_that_carries_no_text_is_passed_over(is_async, odd):
+    assert _pieces(is_async, Raw(odd, _chunk("a"), odd, ENDED, odd)) == ["a"]
+
+
+def test_an_empty_stream_asks_for_the_right_server():
+    with pytest.raises(StreamTruncated, match="COMPLETION_BASE_URL"):
+        _pieces(False, Raw())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"html": "<p>a web page</p>"},
+        {"content": b"{broken", "headers": {"content-type": "application/json"}},
+        *({"json": body} for body in ([], 5, {}, {"error": "x"}, {"choices": ["text"]}, {"choices": [{}]})),
+    ],
+)
+@pytest.mark.parametrize("method", ["complete", "parse"])
+def test_whatever_the_sdk_makes_of_an_answer_that_is_none_it_is_an_invalid_reply(method, content):
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, **content))
+    options = {"response_format": City} if method == "parse" else {}
+    with OpenAI(base_url="http://llm/v1", api_key="any", http_client=httpx2.Client(transport=transport)) as client:
+        service = CompletionService(client, model="m")
+
+        with pytest.raises(InvalidReply, match="COMPLETION_BASE_URL"):
+            getattr(service, method)("hi", **options)

@@ -3,10 +3,12 @@
 import asyncio
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import OpenAI
 
 from llmwire.container import ConfigError, InvalidInput, InvalidReply
 from llmwire.services import AsyncEmbeddingService, EmbeddingService
@@ -182,6 +184,17 @@ def test_an_exact_count_of_tokens_takes_the_place_of_the_estimate(play):
         _reply([1.0], [2.0], [3.0], indices=(1, 2, 3)),
         _reply([1.0], [2.0], [3.0], indices=(0, 1, None)),
         _reply([1.0], [2.0, 2.0], [3.0]),
+        _reply([1.0], [], [3.0]),
+        _reply([], [], []),
+        _reply([1.0], [float("nan")], [3.0]),
+        _reply([1.0], [float("-inf")], [3.0]),
+        _reply([1.0], [1e300], [3.0]),
+        _reply([1.0], ["text"], [3.0]),
+        _reply([1.0], [None], [3.0]),
+        _reply([1.0], None, [3.0]),
+        _reply([[1.0]], [[2.0]], [[3.0]]),
+        _reply([1.0], [2.0], [3.0], indices=(0, "1", 2)),
+        SimpleNamespace(data=[{}, {}, {}]),
         "<html>a web page</html>",
         SimpleNamespace(data=None),
     ],
@@ -224,3 +237,87 @@ def test_a_batch_is_closed_before_it_could_be_too_long():
     spec = BatchSpec(max_request_tokens=10)
 
     assert [batch for _, batch in batched(["x" * 8, "y" * 8, "z" * 8], spec)] == [["x" * 8, "y" * 8], ["z" * 8]]
+
+
+def test_the_numbers_of_a_reply_are_those_of_float32(play):
+    vector = [0.1, -1e-40, 3.4e38, 0.0]
+
+    matrix = play.call(play.service(play.simple(lambda **_: _reply(vector)), model="m").embed, ["a"])
+
+    assert matrix[0].tolist() == np.array(vector, dtype=np.float32).tolist()
+
+
+@pytest.mark.parametrize("texts", [("a", "b"), (text for text in "ab"), np.array(["a", "b"])])
+def test_texts_may_stand_in_anything_that_lists_them(texts):
+    client = FakeEmbeddings(dimensions=4)
+
+    assert EmbeddingService(client, model="m").embed(texts).shape == (2, 4)
+    assert client.calls[0].body["input"] == ["a", "b"]
+
+
+def test_texts_that_the_caller_changes_meanwhile_are_embedded_as_they_were():
+    texts = ["a", "b", "c"]
+
+    async def create(**request):
+        texts[:] = ["", "changed"]
+        return _reply(*([float(ord(text))] for text in request["input"]))
+
+    client = SimpleNamespace(embeddings=SimpleNamespace(create=create))
+    service = AsyncEmbeddingService(client, model="m", batches=BatchSpec(max_inputs=1))
+
+    assert asyncio.run(service.embed(texts)).ravel().tolist() == [97.0, 98.0, 99.0]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "half a pair \udfff"])
+def test_a_text_that_cannot_be_encoded_is_named_by_its_position(play, text):
+    with pytest.raises(InvalidInput, match="input 1 cannot be encoded") as caught:
+        play.call(play.service(play.fake(), model="m").embed, ["a", text])
+
+    assert caught.value.position == 1
+
+
+@pytest.mark.parametrize("field", ["max_inputs", "max_input_tokens", "max_request_tokens"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_impossible_limits_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be above 0"):
+        BatchSpec(**{field: value})
+
+
+def test_without_a_limit_a_text_of_any_length_is_sent(play):
+    service = play.service(play.fake(), model="m", batches=BatchSpec(max_input_tokens=None))
+
+    assert play.call(service.embed, ["word " * 9000]).shape == (1, 8)
+
+
+def test_what_the_client_raises_is_raised_as_it_is(play):
+    def create(**_):
+        raise OSError("of the SDK")
+
+    with pytest.raises(OSError, match="of the SDK"):
+        play.call(play.service(play.simple(create), model="m").embed, ["a"])
+
+
+def test_a_failing_batch_fails_the_whole(play):
+    replies = iter([_reply([1.0]), _reply([1.0, 2.0])])
+    service = play.service(play.simple(lambda **_: next(replies)), model="m", batches=BatchSpec(max_inputs=1))
+
+    with pytest.raises(InvalidReply, match="2 dimensions where 1 were expected"):
+        play.call(service.embed, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"html": "<p>a web page</p>"},
+        {"content": b"{broken", "headers": {"content-type": "application/json"}},
+        *({"json": body} for body in ([], 5, {}, {"error": "x"}, {"data": "text"}, {"data": ["text"]}, {"data": [{}]})),
+        {"json": {"data": [{"index": 0, "embedding": "not base64!"}]}},
+    ],
+)
+def test_whatever_the_sdk_makes_of_an_answer_that_is_none_it_is_an_invalid_reply(content):
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, **content))
+    with OpenAI(base_url="http://llm/v1", api_key="any", http_client=httpx2.Client(transport=transport)) as client:
+        service = EmbeddingService(client, model="m")
+
+        with pytest.raises(InvalidReply):
+            service.embed(["a"])

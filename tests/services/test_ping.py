@@ -1,5 +1,6 @@
 """`ping` says what is wrong with a server and how to mend it."""
 
+import httpx2
 import pytest
 from openai import OpenAI
 
@@ -110,3 +111,60 @@ def test_nothing_is_tried_twice():
         paid_ping(fake, function="completion", model="m")
 
     assert len(fake.calls) == 1
+
+
+@pytest.fixture
+def answered():
+    """A client whose server gives one answer to everything."""
+    clients = []
+
+    def make(status, **content):
+        transport = httpx2.MockTransport(lambda request: httpx2.Response(status, **content))
+        clients.append(OpenAI(base_url="http://llm/v1", api_key="any", http_client=httpx2.Client(transport=transport)))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"html": "<p>a web page</p>"}, *({"json": body} for body in ({}, [], 5, {"data": None}, {"data": ["x"]}))],
+)
+def test_what_is_no_list_of_models_asks_whether_the_server_is_one(answered, content):
+    outcome = ping(answered(200, **content), function="embedding", model="m")
+
+    assert outcome.problem == "its answer is none of the OpenAI API"
+    assert outcome.remedy == "Check EMBEDDING_BASE_URL: is it a web page?"
+
+
+def test_a_server_without_models_lists_nothing(answered):
+    outcome = ping(answered(200, json={"data": []}), function="completion", model="m")
+
+    assert outcome.is_ok
+    assert outcome.remedy == "it does not list m, but nothing: set COMPLETION_MODEL"
+
+
+def test_of_many_models_the_first_are_shown(answered):
+    outcome = ping(
+        answered(200, json={"data": [{"id": str(number)} for number in range(9)]}), function="completion", model="m"
+    )
+
+    assert outcome.remedy == "it does not list m, but 0, 1, 2, 3, 4, ...: set COMPLETION_MODEL"
+
+
+@pytest.mark.parametrize("status", [307, 418, 502])
+def test_any_other_status_is_told_as_it_is(answered, status):
+    outcome = ping(answered(status, json={}), function="completion", model="m")
+
+    assert outcome.problem == f"it answered with status {status}"
+    assert outcome.took_ms is None
+
+
+@pytest.mark.parametrize("function", ["completion", "embedding"])
+@pytest.mark.parametrize("content", [{"html": "<p>a web page</p>"}, {"json": {"error": "overloaded"}}])
+def test_a_paid_check_is_not_satisfied_with_any_answer(answered, function, content):
+    outcome = paid_ping(answered(200, **content), function=function, model="m")
+
+    assert outcome.problem == "its answer is none of the OpenAI API"

@@ -1,12 +1,15 @@
 """A Secret is seen only by who asks for its text."""
 
 import copy
+import dataclasses
 import logging
 import pickle
 import traceback
 
 import pytest
+from dependency_injector import containers, providers
 
+from llmwire.container import LLMContainer
 from llmwire.services.secrets import Secret
 
 TEXT = "sk-very-secret"
@@ -46,7 +49,24 @@ def test_secrets_of_the_same_text_are_equal():
     assert len({Secret(TEXT), Secret(TEXT)}) == 1
 
 
-@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_cannot_be_pickled(duplicate):
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_it_cannot_be_pickled(protocol):
     with pytest.raises(TypeError, match="not its keys"):
-        duplicate(Secret(TEXT))
+        pickle.dumps(Secret(TEXT), protocol)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_inside_a_process_a_copy_is_the_same(duplicate):
+    secret = Secret(TEXT)
+
+    assert duplicate(secret) is secret
+
+
+def test_a_larger_application_may_hold_one_in_what_it_declares():
+    class Application(containers.DeclarativeContainer):
+        llm = providers.Container(LLMContainer, config={"completion": {"api_key": Secret(TEXT)}}, env={})
+
+    settings = Application().llm.completion.settings()
+
+    assert settings.endpoint.credential == Secret(TEXT)
+    assert TEXT not in f"{settings} {dataclasses.asdict(settings)}"

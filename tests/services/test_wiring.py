@@ -1,14 +1,17 @@
 """`inject` is dependency-injector's own, with a guard."""
 
 import asyncio
-from typing import Annotated
+import sys
+from types import ModuleType
+from typing import Annotated, Any
 
 import pytest
 from dependency_injector import containers, providers
-from dependency_injector.wiring import Provide
+from dependency_injector.wiring import Provide, Provider
+from fastapi import Depends
 
-from llmwire.container import NotWiredError
-from llmwire.services import inject
+from llmwire.container import LLMContainer, NotWiredError, overriding
+from llmwire.services import AsyncCompletionService, CompletionService, EmbeddingService, inject
 
 
 class Container(containers.DeclarativeContainer):
@@ -81,7 +84,7 @@ def test_an_overridden_provider_reaches_the_function(wired):
         assert by_default() == "fake"
 
 
-@pytest.mark.parametrize("call", [by_default, lambda: by_annotation(1), Holder, Holder.make], ids=repr)
+@pytest.mark.parametrize("call", [by_default, lambda: by_annotation(1), Holder, Holder.make])
 def test_a_function_that_was_never_wired_says_which_call_is_missing(call):
     with pytest.raises(NotWiredError) as caught:
         call()
@@ -128,3 +131,156 @@ def test_the_decorated_function_keeps_its_name_and_text():
         return word
 
     assert (documented.__name__, documented.__doc__) == ("documented", "What it does.")
+
+
+@inject
+def after_many(*numbers: int, word: str = Provide["word"]) -> tuple[tuple[int, ...], str]:
+    return numbers, word
+
+
+@pytest.mark.parametrize("numbers", [(), (1,), (1, 2, 3)])
+def test_a_parameter_by_name_is_filled_however_many_stand_before_it(numbers, request):
+    with pytest.raises(NotWiredError, match="'word'"):
+        after_many(*numbers)
+
+    request.getfixturevalue("wired")
+
+    assert after_many(*numbers) == (numbers, "injected")
+    assert after_many(*numbers, word="mine") == (numbers, "mine")
+
+
+@inject
+def the_provider(word: Any = Provider["word"]) -> Any:
+    return word
+
+
+@inject
+def by_provider(word: str = Provide[Container.word]) -> str:
+    return word
+
+
+def test_a_marked_provider_is_given_as_such(wired):
+    assert the_provider() is wired.word
+    assert by_provider() == "injected"
+
+
+@inject
+def for_fastapi(word: str = Depends(Provide["word"])) -> str:
+    return word
+
+
+def test_a_marker_inside_fastapis_depends_is_a_marker_too(request):
+    with pytest.raises(NotWiredError, match="'word'"):
+        for_fastapi()
+
+    request.getfixturevalue("wired")
+
+    assert for_fastapi() == "injected"
+
+
+def test_a_function_that_is_no_longer_wired_says_so(wired):
+    assert by_default() == "injected"
+
+    wired.unwire()
+
+    with pytest.raises(NotWiredError):
+        by_default()
+
+
+def test_a_default_that_is_no_marker_stays_one():
+    @inject
+    def partly(number: int = 1, other: str = Provide["other"], *, word: str = "mine") -> tuple[int, str, str]:
+        return number, other, word
+
+    assert partly(other="given") == (1, "given", "mine")
+
+
+# With llmwire's own container, in the modules of an application
+
+USES = """
+from dependency_injector.wiring import Provide
+
+from llmwire.services import inject
+
+
+@inject
+def answer(question, service=Provide["{prefix}completion_service"]):
+    return service
+
+
+@inject
+async def answer_async(question, service=Provide["{prefix}async_completion_service"]):
+    return service
+
+
+class Asker:
+    @inject
+    def __init__(self, client=Provide["{prefix}completion_client"], model=Provide["{prefix}completion.model"]):
+        self.client, self.model = client, model
+
+    @inject
+    def search(self, text, service=Provide["{prefix}embedding_service"]):
+        return service
+"""
+
+USABLE = {
+    "COMPLETION_BASE_URL": "http://localhost:1/v1",
+    "COMPLETION_MODEL": "llama",
+    "EMBEDDING_BASE_URL": "http://localhost:2/v1",
+}
+
+
+class Application(containers.DeclarativeContainer):
+    """A larger application."""
+
+    llm = providers.Container(LLMContainer, env=providers.Object(USABLE))
+
+
+@pytest.fixture(params=["alone", "in a larger application"])
+def application(request, monkeypatch):
+    """A module of an application that uses llmwire, and the container that is to be wired to it."""
+    is_alone = request.param == "alone"
+    module = ModuleType("an_application_of_the_tests")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(USES.format(prefix="" if is_alone else "llm."), module.__dict__)
+    container = LLMContainer(env=USABLE) if is_alone else Application()
+    yield module, container
+    container.unwire()
+    container.shutdown_resources()
+
+
+def test_services_and_clients_are_injected_by_name(application):
+    module, container = application
+    container.wire(modules=[module])
+    llm = getattr(container, "llm", container)
+
+    asker = module.Asker()
+
+    assert isinstance(module.answer("why?"), CompletionService)
+    assert isinstance(asyncio.run(module.answer_async("why?")), AsyncCompletionService)
+    assert isinstance(asker.search("cats"), EmbeddingService)
+    assert (asker.client, asker.model) == (llm.completion_client(), "llama")
+
+
+def test_a_fake_reaches_what_is_injected(application):
+    module, container = application
+    container.wire(modules=[module])
+    name = "llm.completion_client" if hasattr(container, "llm") else "completion_client"
+
+    with overriding(container, **{name: "a fake"}):
+        assert module.Asker().client == "a fake"
+
+
+def test_an_application_that_was_not_wired_is_told_of_the_call(application):
+    module, _ = application
+
+    for call in (lambda: module.answer("why?"), lambda: asyncio.run(module.answer_async("why?")), module.Asker):
+        with pytest.raises(NotWiredError, match=r"Call container\.wire\(modules=\['an_application_of_the_tests'\]\)"):
+            call()
+
+
+def test_the_services_need_no_container():
+    client = object()
+
+    assert CompletionService(client, model="m")._client is client
+    assert EmbeddingService(client)._client is client

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 
-from llmwire.container import LLMContainer, overriding
+from llmwire.container import ConfigError, LLMContainer, StreamTruncated, explain, overriding
 from llmwire.services import (
     AsyncCompletionService,
     AsyncEmbeddingService,
@@ -63,6 +63,46 @@ class Application(containers.DeclarativeContainer):
 @inject
 def summarise(text: str, completion: CompletionService = Provide["llm.completion_service"]) -> str:
     return completion.complete(text)
+
+
+class Asker:
+    @inject
+    def __init__(self, client: OpenAI = Provide["llm.completion_client"]) -> None:
+        self.client: OpenAI = client
+
+
+class Mine(LLMContainer):
+    banner = providers.Object("mine")
+
+
+def banner() -> str:
+    return Mine(env={}).banner() + Mine.from_dotenv().banner() + Mine.from_toml("llm.toml").banner()
+
+
+def overridden(container: LLMContainer) -> None:
+    container.completion.base_url.override("http://localhost:8000")
+    container.config.override({"completion": {"model": "llama"}})
+    container.config.completion.model.from_value("llama")
+    container.env.override({"COMPLETION_MODEL": "llama"})
+    container.env.read_dotenv("my.env")
+    container.completion_client.override(FakeCompletions("hello"))
+    container.override_providers(embedding_client=FakeEmbeddings())
+    with overriding(container, **{"completion.model": "llama"}):
+        container.completion_service()
+
+
+def explained(container: LLMContainer) -> list[str]:
+    origins: list[str] = [row.origin for function in explain(container).functions for row in function.rows]
+    return [*origins, container.completion.base_url.origin()]
+
+
+def failing(service: CompletionService) -> str | None:
+    try:
+        return service.complete("hi")
+    except StreamTruncated as error:
+        return error.received
+    except ConfigError as error:
+        return error.origin
 
 
 def plain(client: OpenAI) -> tuple[CompletionService, EmbeddingService]:

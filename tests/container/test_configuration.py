@@ -1,0 +1,336 @@
+"""Layers, places and chains, with names that mean nothing."""
+
+from __future__ import annotations
+
+import pytest
+from dependency_injector import containers, providers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwire.container.configuration import Document, Environment, FirstOf, Level, Unfit, option, tree
+from llmwire.services.errors import ConfigError
+
+BLANKS = ["", " ", "\t", "\n", " \r\n\u00a0"]
+
+
+def layers(config=None, env=None):
+    config_layer, env_layer = providers.Configuration(), Environment()
+    config_layer.override(config or {})
+    env_layer.override(env or {})
+    return config_layer, env_layer
+
+
+def a_chain(*own, shared=(), config=None, env=None, **more):
+    found_in = layers(config, env)
+    return FirstOf(
+        *(option(*found_in, place) for place in own), shared=tuple(option(*found_in, place) for place in shared), **more
+    )
+
+
+def whole_number(raw):
+    if not raw.isdigit():
+        raise Unfit("is no number", "Write digits.")
+    return int(raw)
+
+
+@given(held=st.lists(st.sampled_from([None, "", " \n", "value"]), min_size=6, max_size=6))
+def test_the_value_is_that_of_the_first_place_that_is_not_blank(held):
+    places = ["config.a.x", "env.A_X", "env.OLD_A_X", "config.b.x", "env.B_X", "env.OLD_B_X"]
+    given_values = {
+        place: f"{value}{number}" if value == "value" else value
+        for number, (place, value) in enumerate(zip(places, held, strict=True))
+    }
+    config = {"a": {"x": given_values["config.a.x"]}, "b": {"x": given_values["config.b.x"]}}
+    env = {
+        name: given_values[f"env.{name}"]
+        for name in ("A_X", "OLD_A_X", "B_X", "OLD_B_X")
+        if given_values[f"env.{name}"] is not None
+    }
+    chain = a_chain(*places[:3], shared=places[3:], config=config, env=env, default="the default")
+
+    found = chain.found()
+
+    expected = [place for place in places if (given_values[place] or "").strip()]
+    levels = [Level.OWN if place in places[:3] else Level.SHARED for place in expected]
+    assert chain() == found.value == (given_values[expected[0]] if expected else "the default")
+    assert chain.origin() == found.origin == (expected[0] if expected else "default")
+    assert found.level is (levels[0] if expected else Level.DEFAULT)
+    assert [(held.origin, held.level) for held in found.shadowed] == list(zip(expected[1:], levels[1:], strict=True))
+    assert set(found.blank) == {place for place in places if given_values[place] in ("", " \n")}
+
+
+def test_without_a_value_and_a_default_it_is_unset():
+    chain = a_chain("config.x", "env.X")
+
+    assert chain() is None
+    assert (chain.found().origin, chain.found().level) == ("default", Level.UNSET)
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+@pytest.mark.parametrize("layer", ["config", "env"])
+def test_blank_is_unset_and_remembered(layer, blank):
+    chain = a_chain("config.x", "env.X", **{layer: {"x": blank, "X": blank}}, default="d")
+
+    assert chain() == "d"
+    assert chain.found().blank == ({"config": "config.x", "env": "env.X"}[layer],)
+
+
+def test_the_blanks_around_a_value_are_no_part_of_it():
+    chain = a_chain("env.X", env={"X": "  value\r\n"})
+
+    assert chain() == "value"
+
+
+@pytest.mark.parametrize("value", [0, False, [], {}, 0.0])
+def test_a_value_that_is_no_text_is_held_even_where_it_is_falsy(value):
+    chain = a_chain("config.x", config={"x": value}, default="d")
+
+    assert chain() == value
+
+
+@pytest.mark.parametrize("config", [None, {}, {"a": None}, {"a": {}}, {"a": {"b": None}}, {"a": {"b": {}}}])
+def test_an_empty_table_holds_nothing(config):
+    chain = a_chain("config.a.b.x", config=config, default="d")
+
+    assert chain() == "d"
+
+
+@pytest.mark.parametrize("config", [{"a": "text"}, {"a": 5}, {"a": [1]}, {"a": {"b": "text"}}, {"a": False}])
+def test_what_stands_where_a_table_belongs_is_an_error_that_names_the_place(config):
+    chain = a_chain("config.a.b.x", config=config, key="a.b.x")
+
+    with pytest.raises(ConfigError, match=r"a\.b\.x \(from config\.a\.b\.x\): stands below something that is no table"):
+        chain()
+
+
+def test_a_value_that_does_not_fit_names_its_setting_its_origin_and_what_to_do():
+    chain = a_chain("config.x", "env.X", env={"X": "much"}, key="a.x", parse=whole_number)
+
+    with pytest.raises(ConfigError) as refused:
+        chain()
+
+    assert str(refused.value) == "a.x (from env.X): is no number. Write digits."
+
+
+def test_a_shadowed_value_need_not_fit():
+    chain = a_chain("config.x", "env.X", config={"x": "5"}, env={"X": "much"}, parse=whole_number)
+
+    assert chain() == 5
+
+
+def test_the_default_is_not_parsed():
+    chain = a_chain("env.X", default=7, parse=whole_number)
+
+    assert chain() == 7
+
+
+def test_a_chain_is_looked_up_each_time():
+    config, env = layers()
+    chain = FirstOf(option(config, env, "env.X"), default="d")
+    before = chain()
+
+    env.override({"X": "later"})
+
+    assert (before, chain()) == ("d", "later")
+
+
+def test_a_config_given_bit_by_bit_is_merged():
+    config, env = providers.Configuration(), Environment()
+    chain = FirstOf(option(config, env, "config.a.x"), default="d")
+    config.from_dict({"a": {"y": "1"}})
+    before = chain()
+
+    config.a.x.from_value("2")
+
+    assert (before, chain()) == ("d", "2")
+
+
+@pytest.mark.parametrize("replacement", ["5", providers.Object("5"), " 5 "])
+def test_an_override_is_parsed_and_shadows_all_places(replacement):
+    chain = a_chain("env.X", env={"X": "6"}, parse=whole_number)
+
+    with chain.override(replacement):
+        overridden, found = chain(), chain.found()
+
+    assert overridden == found.value == 5
+    assert (found.origin, found.level) == ("override", Level.OWN)
+    assert [held.origin for held in found.shadowed] == ["env.X"]
+    assert chain() == 6
+
+
+@pytest.mark.parametrize("blank", [None, *BLANKS])
+def test_a_blank_override_is_no_override(blank):
+    chain = a_chain("env.X", env={"X": "6"}, parse=whole_number)
+
+    chain.override(blank)
+
+    assert chain() == 6
+    assert chain.origin() == "env.X"
+
+
+def test_an_override_that_does_not_fit_says_so():
+    chain = a_chain("env.X", key="a.x", parse=whole_number)
+
+    chain.override("much")
+
+    with pytest.raises(ConfigError, match=r"a\.x \(from override\): is no number"):
+        chain()
+
+
+def test_an_override_of_another_type_than_text_is_parsed_too():
+    chain = a_chain("env.X", parse=lambda raw: raw + 1)
+
+    chain.override(5)
+
+    assert chain() == 6
+
+
+def test_a_copy_of_a_container_reads_its_own_layers():
+    class Container(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        env = Environment()
+        value = FirstOf(config.x, env.X, default="d")
+
+    one, other = Container(config={"x": "one"}, env={}), Container(env={"X": "other"})
+
+    assert (one.value(), other.value(), Container(env={}).value()) == ("one", "other", "d")
+    assert (one.value.origin(), other.value.origin()) == ("config.x", "env.X")
+
+
+def test_a_copy_keeps_the_overrides_of_a_chain():
+    class Container(containers.DeclarativeContainer):
+        env = Environment()
+        value = FirstOf(env.X, parse=whole_number)
+
+    Container.value.override("5")
+
+    assert Container(env={"X": "6"}).value() == 5
+
+
+def test_the_related_providers_of_a_chain_lead_to_its_layers():
+    config, env = layers()
+    chain = FirstOf(option(config, env, "config.a.x"), shared=(option(config, env, "env.X"),))
+
+    assert {config, env} <= set(providers.traverse(chain))
+
+
+def test_the_environment_is_read_when_it_is_asked(monkeypatch):
+    env = Environment()
+    chain = FirstOf(env.LLMWIRE_X, default="d")
+    before = chain()
+
+    monkeypatch.setenv("LLMWIRE_X", "set later")
+
+    assert (before, chain(), chain.origin()) == ("d", "set later", "env.LLMWIRE_X")
+
+
+def a_dotenv(folder, text):
+    file = folder / "some.env"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_dotenv_file_lies_below_the_process_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMWIRE_BOTH", "of the process")
+    env = Environment()
+    file = a_dotenv(tmp_path, "LLMWIRE_BOTH='of the file'\nexport LLMWIRE_FILE=\"of the file\"  # why\n")
+    both, only = FirstOf(env.LLMWIRE_BOTH), FirstOf(env.LLMWIRE_FILE)
+
+    env.read_dotenv(file)
+
+    assert (both(), both.origin()) == ("of the process", "env.LLMWIRE_BOTH")
+    assert (only(), only.origin()) == ("of the file", f"env.LLMWIRE_FILE ({file})")
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+def test_a_blank_variable_of_the_process_falls_to_the_dotenv_file(monkeypatch, tmp_path, blank):
+    monkeypatch.setenv("LLMWIRE_X", blank)
+    env = Environment()
+    file = a_dotenv(tmp_path, "LLMWIRE_X=of the file\n")
+    chain = FirstOf(env.LLMWIRE_X)
+
+    env.read_dotenv(file)
+
+    assert (chain(), chain.origin()) == ("of the file", f"env.LLMWIRE_X ({file})")
+    assert chain.found().blank == ()
+    assert tree(env)["LLMWIRE_X"] == "of the file"
+
+
+@pytest.mark.parametrize("line", ["LLMWIRE_X", "LLMWIRE_X=", "LLMWIRE_X=''"])
+def test_a_dotenv_line_without_a_value_sets_nothing(tmp_path, line):
+    env = Environment()
+    chain = FirstOf(env.LLMWIRE_X, default="d")
+
+    env.read_dotenv(a_dotenv(tmp_path, line))
+
+    assert chain() == "d"
+
+
+def test_reading_a_dotenv_file_does_not_touch_the_process_environment(monkeypatch, tmp_path):
+    import os
+
+    env = Environment()
+    env.read_dotenv(a_dotenv(tmp_path, "LLMWIRE_X=of the file\n"))
+
+    assert "LLMWIRE_X" not in os.environ
+
+
+def test_the_dotenv_file_is_found_above_the_working_directory(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("LLMWIRE_X=found\n")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    env = Environment()
+
+    env.read_dotenv()
+
+    assert FirstOf(env.LLMWIRE_X)() == "found"
+
+
+def test_where_no_dotenv_file_is_found_none_is_read(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    env = Environment()
+
+    env.read_dotenv()
+
+    assert FirstOf(env.LLMWIRE_X, default="d")() == "d"
+
+
+def test_a_named_dotenv_file_must_exist(tmp_path):
+    with pytest.raises(ConfigError, match=r"missing\.env: is no file\. Name a \.env file that exists"):
+        Environment().read_dotenv(tmp_path / "missing.env")
+
+
+def test_a_dotenv_file_that_is_no_text_is_an_error_that_names_it(tmp_path):
+    file = tmp_path / "some.env"
+    file.write_bytes(b"LLMWIRE_X=\xff\xfe\n")
+
+    with pytest.raises(ConfigError, match=r"some\.env: cannot be read"):
+        Environment().read_dotenv(file)
+
+
+def test_a_toml_file_is_a_document_that_knows_its_name(tmp_path):
+    file = tmp_path / "llm.toml"
+    file.write_text('[a]\nx = "from toml"\n')
+    config, env = layers(config=Document.from_toml(file))
+    chain = FirstOf(option(config, env, "config.a.x"))
+
+    assert (chain(), chain.origin()) == ("from toml", f"config.a.x ({file})")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "cannot be read: No such file"), (b"a = ", "is no TOML"), (b"a = '\xff'", "is no TOML")],
+)
+def test_a_toml_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content, problem):
+    file = tmp_path / "llm.toml"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=rf"llm\.toml: {problem}"):
+        Document.from_toml(file)
+
+
+def test_a_secret_is_not_shown_by_what_was_found():
+    found = a_chain("env.X", "env.Y", env={"X": "sk-one", "Y": "sk-other"}).found()
+
+    assert "sk-" not in repr(found)

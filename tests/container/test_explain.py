@@ -1,0 +1,252 @@
+"""Where does this value come from? And never: what is the key?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llmwire.container import LLMContainer, explain
+from llmwire.container.explain import Explanation, FunctionExplanation, Row
+from llmwire.services.secrets import MASK
+
+USABLE = {"COMPLETION_BASE_URL": "http://localhost:1/v1", "EMBEDDING_BASE_URL": "http://localhost:2/v1"}
+
+
+def explained(env: dict[str, str] | None = None, **layers: Any) -> Explanation:
+    return LLMContainer(env=env or {}, **layers).explain()
+
+
+def completion(env: dict[str, str] | None = None, **layers: Any) -> FunctionExplanation:
+    return explained(env, **layers).functions[0]
+
+
+def row(function: FunctionExplanation, setting: str) -> Row:
+    (found,) = (row for row in function.rows if row.setting == setting)
+    return found
+
+
+def test_the_text_tells_value_origin_and_what_is_shadowed():
+    env = {
+        "COMPLETION_BASE_URL": "http://localhost:8000",
+        "COMPLETION_API_KEY": "llama_sk",
+        "OPENAI_API_KEY": "sk",
+        "COMPLETION_MODEL": "llama",
+        "EMBEDDING_BASE_URL": "localhost:8001",
+    }
+
+    text = str(explained(env))
+
+    assert text == (
+        "completion: http://localhost:8000/v1 (openai, with a key)\n"
+        "  completion.base_url   = http://localhost:8000  [env.COMPLETION_BASE_URL]\n"
+        "  completion.api_key    = ********  [env.COMPLETION_API_KEY, shadows env.OPENAI_API_KEY]\n"
+        "  completion.model      = llama  [env.COMPLETION_MODEL]\n"
+        "  completion.deadline_s = 120.0  [default]\n"
+        "  key_fallback          = warn  [default]\n"
+        "  note: completion.base_url: /v1 was added\n"
+        "\n"
+        "embedding\n"
+        "  embedding.base_url   = localhost:8001  [env.EMBEDDING_BASE_URL]\n"
+        "  embedding.api_key    = ********  [env.OPENAI_API_KEY]\n"
+        "  embedding.model      = text-embedding-3-small  [default]\n"
+        "  embedding.deadline_s = 30.0  [default]\n"
+        "  key_fallback         = warn  [default]\n"
+        "  error: embedding.base_url (from env.EMBEDDING_BASE_URL): has no scheme. Write http://localhost:8001."
+    )
+
+
+def test_as_dict_is_fit_for_json_and_holds_the_same():
+    explanation = explained({**USABLE, "OPENAI_API_KEY": "sk", "COMPLETION_HEADERS": "X-Team: search"})
+
+    read = json.loads(json.dumps(explanation.as_dict()))
+
+    assert list(read) == ["completion", "embedding"]
+    assert read["completion"]["server"] == "http://localhost:1/v1"
+    assert read["completion"]["dialect"] == "openai"
+    assert read["completion"]["sends_key"] is True
+    assert read["completion"]["error"] is None
+    assert read["completion"]["rows"][0] == {
+        "setting": "completion.base_url",
+        "value": "http://localhost:1/v1",
+        "origin": "env.COMPLETION_BASE_URL",
+        "shadows": [],
+    }
+
+
+def test_the_function_and_the_method_say_the_same():
+    container = LLMContainer(env=USABLE)
+
+    assert explain(container) == container.explain()
+
+
+def test_it_is_usable_where_every_function_is():
+    assert explained(USABLE).is_usable
+    assert not explained({"COMPLETION_BASE_URL": "http://localhost:1"}).is_usable
+
+
+def test_an_error_belongs_to_its_function():
+    first, second = explained({"COMPLETION_BASE_URL": "http://localhost:1"}).functions
+
+    assert (first.error, first.server) == (None, "http://localhost:1/v1")
+    assert (second.server, second.dialect, second.sends_key) == (None, None, False)
+    assert second.error == (
+        "embedding.api_key: is not set. Set EMBEDDING_API_KEY, or OPENAI_API_KEY for both functions."
+    )
+
+
+def test_explaining_builds_nothing_and_tells_no_listener(a_container, events):
+    container = a_container({**USABLE, "OPENAI_API_KEY": "shared"})
+
+    container.explain()
+
+    assert not container.completion_client.initialized
+    assert events == []
+
+
+def test_it_sees_what_is_set_later(monkeypatch):
+    container = LLMContainer()
+    before = row(container.explain().functions[0], "completion.base_url")
+
+    monkeypatch.setenv("COMPLETION_BASE_URL", "http://localhost:1")
+    after = row(container.explain().functions[0], "completion.base_url")
+
+    assert (before.origin, after.origin) == ("default", "env.COMPLETION_BASE_URL")
+
+
+def test_warnings_and_notes_are_told():
+    function = completion({"COMPLETION_BASE_URL": "https://own", "OPENAI_API_KEY": "sk", "COMPLETION_API_KEY": " "})
+
+    (warning,) = function.warnings
+    assert warning.startswith("completion.api_key: the shared key env.OPENAI_API_KEY goes to https://own:443, another")
+    assert "completion.base_url: /v1 was added" in function.notes
+    assert "completion.api_key: env.COMPLETION_API_KEY is blank, and so unset" in function.notes
+
+
+def test_an_override_is_an_origin():
+    container = LLMContainer(env=USABLE)
+    container.completion.model.override("another")
+
+    found = row(container.explain().functions[0], "completion.model")
+
+    assert (found.value, found.origin) == ("another", "override")
+
+
+@pytest.mark.parametrize("key", ["s", "sk-1234", "x" * 200])
+def test_a_key_is_masked_in_one_shape(key):
+    assert row(completion({"COMPLETION_API_KEY": key}), "completion.api_key").value == MASK
+
+
+def test_the_word_none_is_no_secret():
+    function = completion({**USABLE, "COMPLETION_API_KEY": "none"})
+
+    assert row(function, "completion.api_key").value == "none (no Authorization is sent)"
+    assert not function.sends_key
+
+
+def test_headers_show_their_names_only():
+    function = completion({**USABLE, "COMPLETION_HEADERS": "X-Team: search\nX-Key: sk-secret"})
+
+    assert row(function, "completion.headers").value == f"X-Team: {MASK}, X-Key: {MASK}"
+
+
+@pytest.mark.parametrize("model", ["@cf/meta/llama-3", "llama?", "a#b", "two words"])
+def test_what_is_no_url_is_shown_as_it_is(model):
+    assert row(completion({**USABLE, "COMPLETION_MODEL": model}), "completion.model").value == model
+
+
+def test_a_value_that_cannot_be_used_says_why():
+    found = row(completion({**USABLE, "COMPLETION_DEADLINE_S": "soon"}), "completion.deadline_s")
+
+    assert found.value is not None
+    assert found.value.startswith("unusable: must be a number of seconds above 0")
+    assert found.origin == "env.COMPLETION_DEADLINE_S"
+
+
+def test_settings_of_azure_play_no_part_elsewhere():
+    function = completion({**USABLE, "COMPLETION_API_KEY": "own"})
+
+    assert not [row for row in function.rows if "azure" in row.setting]
+
+
+def test_settings_of_azure_that_are_set_are_shown_also_where_they_play_no_part():
+    function = completion({**USABLE, "AZURE_OPENAI_ENDPOINT": "https://az"})
+
+    assert row(function, "completion.azure.endpoint").origin == "env.AZURE_OPENAI_ENDPOINT"
+
+
+def test_for_azure_all_of_its_settings_are_shown():
+    function = completion({"AZURE_OPENAI_ENDPOINT": "https://az", "COMPLETION_API_KEY": "own"})
+
+    assert function.dialect == "azure"
+    assert row(function, "completion.azure.api_key").origin == "env.COMPLETION_API_KEY"
+    assert row(function, "completion.azure.api_version").origin == "default"
+
+
+@pytest.mark.parametrize("config", ["text", 5, [], {"completion": 5}, {"azure": [1]}])
+def test_a_broken_configuration_is_explained_and_not_raised(config):
+    function = completion(USABLE, config=config)
+
+    assert function.error is not None
+    assert "is no table" in function.error
+
+
+#: what stands for a secret is made of digits that no text of ours has
+SECRET = st.text(alphabet="79@:/?#= \n\"'{}", min_size=1, max_size=8).map(lambda text: f"7{text}9")
+IN_URL = st.sampled_from(
+    [
+        "https://{}@localhost",
+        "https://me:{}@localhost/v1",
+        "{}@localhost",
+        "http://localhost?key={}",
+        "http://h#{}",
+        "{}",
+    ]
+)
+IN_HEADERS = st.sampled_from(
+    ["x-key: {}", "Bearer {}", "x-a: b\nBearer {}", '{{"x-key": "{}"}}', '{{"x-key: {}": "a"}}']
+)
+SECRETIVE = {
+    "COMPLETION_API_KEY": SECRET,
+    "OPENAI_API_KEY": SECRET,
+    "COMPLETION_OPENAI_API_KEY": SECRET,
+    "AZURE_OPENAI_API_KEY": SECRET,
+    "COMPLETION_AZURE_OPENAI_KEY": SECRET,
+    "COMPLETION_AZURE_OPENAI_AD_TOKEN": SECRET,
+    "COMPLETION_BASE_URL": st.builds(str.format, IN_URL, SECRET),
+    "OPENAI_BASE_URL": st.builds(str.format, IN_URL, SECRET),
+    "OPENAI_API_BASE": st.builds(str.format, IN_URL, SECRET),
+    "AZURE_OPENAI_ENDPOINT": st.builds(str.format, IN_URL, SECRET),
+    "COMPLETION_HEADERS": st.builds(str.format, IN_HEADERS, SECRET.map(lambda text: text.replace(":", ""))),
+    "OPENAI_CUSTOM_HEADERS": st.builds(str.format, IN_HEADERS, SECRET.map(lambda text: text.replace(":", ""))),
+    "COMPLETION_APIKEY": SECRET,
+    "COMPLETION_DIALECT": st.sampled_from(["openai", "azure"]),
+    "LLMWIRE_KEY_FALLBACK": st.sampled_from(["warn", "same-host"]),
+}
+
+
+@given(env=st.fixed_dictionaries({}, optional=SECRETIVE))
+@example(env={"COMPLETION_BASE_URL": "https://me:7@9@localhost"})
+@example(env={"COMPLETION_BASE_URL": "https://me:7/9@localhost"})
+@example(env={"COMPLETION_BASE_URL": "79-key"})
+def test_no_explanation_shows_a_secret_whatever_is_configured(env):
+    explanation = explained(env)
+
+    for shown in (str(explanation), repr(explanation), json.dumps(explanation.as_dict())):
+        assert not set("79").intersection(shown)
+
+
+def test_of_a_larger_application_the_part_is_explained():
+    from dependency_injector import containers, providers
+
+    class Application(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        llm = providers.Container(LLMContainer, config=config.llm, env=providers.Object(USABLE))
+
+    application = Application(config={"llm": {"completion": {"model": "llama"}}})
+
+    assert application.llm.explain().is_usable
+    assert row(explain(application.llm).functions[0], "completion.model").value == "llama"

@@ -1,0 +1,230 @@
+"""Names that nobody declared: refused where they look like ours, left alone where they are another program's."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwire.container import ConfigError, LLMContainer
+
+USABLE = {"COMPLETION_BASE_URL": "http://localhost:1", "EMBEDDING_BASE_URL": "http://localhost:2"}
+
+
+def settled(function: str = "completion", *, env: dict[str, str] | None = None, config: Any = None) -> Any:
+    container = LLMContainer(config=config if config is not None else {}, env={**USABLE, **(env or {})})
+    return getattr(container, function).settings()
+
+
+def refused(function: str = "completion", **layers: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        settled(function, **layers)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong", "right"),
+    [
+        ({"completion": {"baseurl": "x"}}, "completion.baseurl", "completion.base_url"),
+        ({"completion": {"apikey": "x"}}, "completion.apikey", "completion.api_key"),
+        ({"completion": {"azure": {"api_verson": "x"}}}, "completion.azure.api_verson", "completion.azure.api_version"),
+        ({"openai": {"apikey": "x"}}, "openai.apikey", "openai.api_key"),
+        ({"azure": {"end_point": "x"}}, "azure.end_point", "azure.endpoint"),
+        ({"complettion": {"base_url": "x"}}, "complettion", "completion"),
+        ({"completions": None}, "completions", "completion"),
+        ({"key_fallbak": "warn"}, "key_fallbak", "key_fallback"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest_right_one(config, wrong, right):
+    assert refused(config=config) == f"{wrong} (from config.{wrong}): is no setting. Did you mean {right}?"
+
+
+def test_a_key_like_no_other_is_refused_with_all_there_are():
+    message = refused(config={"zzz": 1})
+
+    assert message.startswith("zzz (from config.zzz): is no setting. Known are azure, azure.ad_token, ")
+    assert "completion.base_url" in message
+
+
+def test_a_misspelt_key_in_a_file_names_the_file(tmp_path):
+    file = tmp_path / "llm.toml"
+    file.write_text("[completion]\nbaseurl = 'http://localhost:1'\n")
+
+    with pytest.raises(ConfigError) as refused:
+        LLMContainer.from_toml(file, env={}).completion.settings()
+
+    assert str(refused.value) == (
+        f"completion.baseurl (from config.completion.baseurl ({file})): is no setting. "
+        "Did you mean completion.base_url?"
+    )
+
+
+def test_a_misspelt_key_does_not_show_its_value():
+    assert "sk-secret" not in refused(config={"completion": {"apikey": "sk-secret"}})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"embedding": {"baseurl": "x"}}, {"embedding": "x"}, {"embedding": {"azure": {"x": 1}}}, {"embedding": None}],
+)
+def test_a_mistake_in_one_function_leaves_the_other_working(config):
+    settings = settled("completion", config=config)
+
+    assert settings.endpoint.base_url == "http://localhost:1/v1"
+
+
+@pytest.mark.parametrize(("function", "other"), [("completion", "embedding"), ("embedding", "completion")])
+def test_a_misspelt_variable_of_one_function_leaves_the_other_working(function, other):
+    env = {f"{function.upper()}_BASEURL": "http://elsewhere"}
+
+    assert settled(other, env=env)
+    assert f"{function.upper()}_BASE_URL" in refused(function, env=env)
+
+
+@pytest.mark.parametrize("config", [{"openai": {"apikey": "x"}}, {"azure": {"x": 1}}, {"other": 1}])
+def test_a_mistake_in_what_is_shared_stops_both_functions(config):
+    completion, embedding = refused("completion", config=config), refused("embedding", config=config)
+
+    assert "is no setting" in completion
+    assert completion.partition(". ")[0] == embedding.partition(". ")[0]
+
+
+@pytest.mark.parametrize("value", ["text", 5, ["a"], True, ""])
+@pytest.mark.parametrize("table", ["completion", "openai", "azure"])
+def test_what_stands_where_a_table_belongs_is_refused(table, value):
+    message = refused(config={table: value})
+
+    assert message == f"{table} (from config.{table}): is no table. Write [{table}] and its settings below it."
+
+
+def test_what_stands_where_a_table_in_a_table_belongs_is_refused():
+    assert "completion.azure (from config.completion.azure): is no table" in refused(
+        config={"completion": {"azure": "x"}}
+    )
+
+
+@pytest.mark.parametrize("value", ["text", 5, ["a"], True, "", [], False])
+def test_a_whole_configuration_that_is_no_table_is_refused(value):
+    assert refused(config=value) == "config (from config): is no table. Give a dict, or read a TOML file."
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"completion": None}, {"completion": {}}, {"completion": {"azure": None}}, {"openai": None}]
+)
+def test_an_empty_table_is_no_mistake(config):
+    assert settled(config=config)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_empty_value_of_a_known_key_is_no_mistake(value):
+    assert settled(config={"completion": {"model": value, "headers": value}})
+
+
+@pytest.mark.parametrize("value", [{"x": 1}, ["http://localhost:1"]])
+def test_a_table_where_a_value_belongs_is_refused_as_a_value(value):
+    message = refused(config={"completion": {"base_url": value}})
+
+    assert f"completion.base_url (from config.completion.base_url): must be text, not {type(value).__name__}" in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("COMPLETION_BASEURL", "COMPLETION_BASE_URL"),
+        ("COMPLETION_BSE_URL", "COMPLETION_BASE_URL"),
+        ("COMPLETION_URL", "COMPLETION_BASE_URL"),
+        ("COMPLETION_KEY", "COMPLETION_API_KEY"),
+        ("COMPLETION_APIKEY", "COMPLETION_API_KEY"),
+        ("COMPLETION_API_KEYS", "COMPLETION_API_KEY"),
+        ("COMPLETION_MODLE", "COMPLETION_MODEL"),
+        ("COMPLETION_OPENAI_KEY", "COMPLETION_OPENAI_API_KEY"),
+        ("COMPLETION_AZURE_ENDPOINT", "COMPLETION_AZURE_OPENAI_ENDPOINT"),
+        ("COMPLETION_AZURE_OPENAI_DEPLOYMENT_NAME", "COMPLETION_AZURE_OPENAI_DEPLOYMENT"),
+        ("COMPLETION_DEADLINE", "COMPLETION_DEADLINE_S"),
+        ("LLMWIRE_KEY_FALLBCK", "LLMWIRE_KEY_FALLBACK"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_right_one(wrong, right):
+    assert refused(env={wrong: "x"}).startswith(f"{wrong} (from env.{wrong}): is no setting. Did you mean {right}? ")
+
+
+@pytest.mark.parametrize("name", ["EMBEDDING_DIMENSION", "EMBEDDING_DIMENSIONS_"])
+def test_dimensions_are_misspelt_only_for_embeddings(name):
+    assert "Did you mean EMBEDDING_DIMENSIONS?" in refused("embedding", env={name: "8"})
+    assert settled("completion", env={name: "8"})
+
+
+#: what shells, Kubernetes and applications call their own variables
+FOREIGN = """
+    WAITING_DOTS DOTS PORT PORT_80_TCP PORT_80_TCP_ADDR PORT_80_TCP_PORT PORT_80_TCP_PROTO SERVICE_HOST SERVICE_PORT
+    SERVICE_PORT_HTTP PROMPT PROMPT_FILE TABLE CACHE STORE SIZE BATCH_SIZE DIR LANG HOST PROXY TOPIC WORKERS
+"""
+
+
+@pytest.mark.parametrize("function", ["completion", "embedding"])
+@pytest.mark.parametrize("name", FOREIGN.split())
+def test_a_variable_of_another_program_is_left_alone(function, name):
+    assert settled(function, env={f"{function.upper()}_{name}": "x"})
+
+
+def test_a_variable_of_another_program_that_looks_like_ours_can_be_named_as_such():
+    env = {"COMPLETION_MODE": "fast", "COMPLETION_KEY": "tab"}
+
+    assert "list it in LLMWIRE_IGNORE" in refused(env=env)
+    assert settled(env={**env, "LLMWIRE_IGNORE": "COMPLETION_MODE, COMPLETION_KEY"})
+
+
+@pytest.mark.parametrize("blank", ["", " ", None])
+def test_a_misspelt_variable_that_is_blank_is_no_mistake(blank):
+    assert settled(env={"COMPLETION_BASEURL": blank})
+
+
+def test_a_misspelt_variable_in_a_dotenv_file_names_the_file(tmp_path):
+    file = tmp_path / ".env"
+    file.write_text("COMPLETION_BASEURL=http://localhost:1\n")
+
+    with pytest.raises(ConfigError, match=rf"COMPLETION_BASEURL \(from env.COMPLETION_BASEURL \({file}\)\)"):
+        LLMContainer.from_dotenv(file).completion.settings()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("OPENAI_APIKEY", "OPENAI_API_KEY"), ("AZURE_OPENAI_ENDPONT", "AZURE_OPENAI_ENDPOINT")],
+)
+def test_a_misspelt_shared_variable_is_a_warning_as_others_read_it_too(wrong, right):
+    (warning,) = settled(env={wrong: "x"}).warnings
+
+    assert warning.message == f"{wrong} is read by nothing; did you mean {right}?"
+    assert settled(env={wrong: "x", "LLMWIRE_IGNORE": wrong}).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_TYPE", "OPENAI_LOG", "OPENAI_WEBHOOK_SECRET", "OPENAI_ADMIN_KEY"])
+def test_the_shared_variables_of_the_sdk_itself_are_left_alone(name):
+    assert settled(env={name: "x"}).warnings == ()
+
+
+@given(
+    config=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(["completion", "embedding", "openai", "azure", "base_url", "headers", "dimensions"])
+                | st.text(max_size=8)
+                | st.integers(),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_whatever_a_configuration_is_it_is_settled_or_refused_in_our_words(config):
+    container = LLMContainer(config=config, env=USABLE)
+
+    for function in ("completion", "embedding"):
+        with contextlib.suppress(ConfigError):
+            getattr(container, function).settings()
