@@ -105,7 +105,7 @@ def _arguments(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _load(client: Any) -> None:
-    """Have the SDK do now what it does at a first call, under locks of Python's: imports, and a look at the platform."""
+    """Have the SDK do now what it does at a first call under locks of Python's: imports, and a look at the platform."""
     _ = client.chat.completions, client.embeddings, client.default_headers
 
 

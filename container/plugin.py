@@ -1,6 +1,6 @@
 """The pytest plugin: an isolated container for each test, and no network where it is forbidden.
 
-It stands here and not with the fakes because it knows the container. Nothing is imported before it is used.
+It stands here and not with the fakes because it knows the container. Neither openai nor numpy is imported before use.
 """
 
 from __future__ import annotations

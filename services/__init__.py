@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .completion import AsyncCompletionService, CompletionService
-    from .embedding import AsyncEmbeddingService, EmbeddingService
+    from .embedding import AsyncEmbeddingService, BatchSpec, EmbeddingService
     from .events import AttemptEnded, ConfigWarned, Event, Listener
     from .wiring import inject
 
@@ -17,6 +17,7 @@ __all__ = [
     "AsyncCompletionService",
     "AsyncEmbeddingService",
     "AttemptEnded",
+    "BatchSpec",
     "CompletionService",
     "ConfigWarned",
     "EmbeddingService",
@@ -29,6 +30,7 @@ _HOMES = {
     "AsyncCompletionService": "completion",
     "AsyncEmbeddingService": "embedding",
     "AttemptEnded": "events",
+    "BatchSpec": "embedding",
     "CompletionService": "completion",
     "ConfigWarned": "events",
     "EmbeddingService": "embedding",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigError, InvalidReply, NoText, StreamTruncated
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
+
+_NO_COMPLETION = "the server's answer is no completion: does COMPLETION_BASE_URL name the right server?"
 
 Prompt = str | Iterable[Mapping[str, Any]]
 Parsed = TypeVar("Parsed")
@@ -55,7 +58,9 @@ class CompletionService(_Asking):
         self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
     ) -> ChatCompletion:
         """The model's whole answer, as the SDK gives it. Arguments as in `complete`."""
-        answer: ChatCompletion = self._client.chat.completions.create(**self._request(prompt, system, model, options))
+        request, create = self._request(prompt, system, model, options), self._client.chat.completions.create
+        with _readable():
+            answer: ChatCompletion = create(**request)
         return answer
 
     def stream(
@@ -67,6 +72,7 @@ class CompletionService(_Asking):
 
         Raises:
             StreamTruncated: the stream ended before the model said that it was done; carries what had arrived.
+            NoText: it ended well, but without a text: tool calls, a refusal or a content filter.
         """
         request = self._request(prompt, system, model, options)
         ending = _Ending()
@@ -89,8 +95,10 @@ class CompletionService(_Asking):
         Raises:
             NoText: the model refused, or its answer is empty.
         """
-        request = self._request(prompt, system, model, options)
-        parsed: Parsed = parsed_of(self._client.chat.completions.parse(response_format=response_format, **request))
+        request, parse = self._request(prompt, system, model, options), self._client.chat.completions.parse
+        with _readable():
+            answer = parse(response_format=response_format, **request)
+        parsed: Parsed = parsed_of(answer)
         return parsed
 
 
@@ -107,8 +115,9 @@ class AsyncCompletionService(_Asking):
         self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **options: Any
     ) -> ChatCompletion:
         """As `CompletionService.chat`."""
-        request = self._request(prompt, system, model, options)
-        answer: ChatCompletion = await self._client.chat.completions.create(**request)
+        request, create = self._request(prompt, system, model, options), self._client.chat.completions.create
+        with _readable():
+            answer: ChatCompletion = await create(**request)
         return answer
 
     async def stream(
@@ -133,10 +142,10 @@ class AsyncCompletionService(_Asking):
         **options: Any,
     ) -> Parsed:
         """As `CompletionService.parse`."""
-        request = self._request(prompt, system, model, options)
-        parsed: Parsed = parsed_of(
-            await self._client.chat.completions.parse(response_format=response_format, **request)
-        )
+        request, parse = self._request(prompt, system, model, options), self._client.chat.completions.parse
+        with _readable():
+            answer = await parse(response_format=response_format, **request)
+        parsed: Parsed = parsed_of(answer)
         return parsed
 
 
@@ -169,9 +178,19 @@ def parsed_of(answer: Any) -> Any:
 
 def _first_choice(answer: Any) -> Any:
     # The SDK hands on whatever came with status 200: a web page as a str, an error in the body without choices.
-    if not getattr(answer, "choices", None):
-        raise InvalidReply("the server's answer is no completion: does COMPLETION_BASE_URL name the right server?")
-    return answer.choices[0]
+    choices = getattr(answer, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        raise InvalidReply(_NO_COMPLETION)
+    return choices[0]
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """The SDK stumbles over an answer that it cannot read, as over a web page where it should parse an object."""
+    try:
+        yield
+    except (AttributeError, JSONDecodeError) as error:
+        raise InvalidReply(f"{_NO_COMPLETION} ({error})") from error
 
 
 def _without_text(choice: Any) -> str:
@@ -185,23 +204,25 @@ class _Ending:
 
     def __init__(self) -> None:
         self._received: list[str] = []
-        self._is_done = False
+        self._reason: str | None = None
 
     def pieces(self, chunk: Any) -> Iterator[str]:
         """The text in a chunk, if it has any."""
         for choice in (chunk.choices or [])[:1]:  # none where it tells the usage
-            self._is_done = self._is_done or getattr(choice, "finish_reason", None) is not None
+            self._reason = getattr(choice, "finish_reason", None) or self._reason
             if piece := getattr(choice.delta, "content", None):
                 self._received.append(piece)
                 yield piece
 
     def check(self) -> None:
-        """Raise StreamTruncated unless the model said that it was done."""
-        if not self._is_done:
-            received = "".join(self._received)
+        """Raise StreamTruncated unless the model said that it was done, and NoText where it had nothing to say."""
+        received = "".join(self._received)
+        if self._reason is None:
             remedy = "ask again" if received else "does COMPLETION_BASE_URL name the right server?"
             message = f"the stream ended after {len(received)} characters, before the model was done; {remedy}"
             raise StreamTruncated(message, received=received)
+        if not received and self._reason not in ("stop", "length"):
+            raise NoText(f"the answer carries no text (finish_reason is {self._reason}); chat() returns it whole")
 
 
 def _closing(chunks: Any) -> AbstractContextManager[Any]:

@@ -27,7 +27,7 @@ class BatchSpec:
     """How texts are grouped into requests.
 
     Without an exact `count_tokens` the number is bounded from both sides: a text is refused only if it is too long
-    for certain, and a batch is closed as soon as it could be too long.
+    almost for certain, and a batch is closed as soon as it could be too long.
     """
 
     max_inputs: int = 256  #: below every known server's limit (OpenAI 2,048; text-embeddings-inference 32 to 512)
@@ -42,8 +42,8 @@ class BatchSpec:
                 raise ValueError(f"{name} must be above 0, not {limit}")
 
     def fewest(self, text: str) -> int:
-        """Tokens that the text has at least. Plain prose has 4 to 5 bytes a token."""
-        return self.count_tokens(text) if self.count_tokens else -(-len(text.encode()) // 5)
+        """Tokens that the text has at least. Plain prose has 4 to 5 bytes a token; a run of blanks may be one."""
+        return self.count_tokens(text) if self.count_tokens else -(-len(" ".join(text.split()).encode()) // 5)
 
     def most(self, text: str) -> int:
         """Tokens that the text has at most, in practice: digits and rare scripts have 2 to 3 bytes a token."""
@@ -96,8 +96,9 @@ class EmbeddingService(_Embedding):
         texts = _listed(texts)
         rows = self._matrix(texts)
         for start, batch in batched(texts, self._batches):
+            request, create = self._request(batch), self._client.embeddings.create
             with _readable():
-                reply = self._client.embeddings.create(**self._request(batch))
+                reply = create(**request)
             rows.put(start, len(batch), reply)
         return rows.matrix()
 
@@ -115,8 +116,9 @@ class AsyncEmbeddingService(_Embedding):
         texts = _listed(texts)
         rows = self._matrix(texts)
         for start, batch in batched(texts, self._batches):
+            request, create = self._request(batch), self._client.embeddings.create
             with _readable():
-                reply = await self._client.embeddings.create(**self._request(batch))
+                reply = await create(**request)
             rows.put(start, len(batch), reply)
         return rows.matrix()
 
@@ -222,10 +224,10 @@ def _block(vectors: list[Any], dimensions: int | None) -> Matrix:
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """The SDK raises a bare ValueError for an answer that it cannot read, as of a web page."""
+    """The SDK stumbles over an answer that it cannot read, as over a web page."""
     try:
         yield
-    except ValueError as error:
+    except (AttributeError, ValueError) as error:
         raise InvalidReply(f"{_NO_EMBEDDINGS} ({error})") from error
 
 

@@ -64,7 +64,7 @@ def _checked(client: Any, function: str, check: str, ask: Callable[[Any], str | 
     started_at = time.perf_counter()
     try:
         remark = ask(quick)
-    except (openai.OpenAIError, ValueError) as error:
+    except (openai.OpenAIError, AttributeError, ValueError) as error:  # the latter: it stumbles over a web page
         problem, remedy = _diagnosis(error, function, server)
         return Ping(function=function, server=server, check=check, took_ms=None, problem=problem, remedy=remedy)
     took_ms = (time.perf_counter() - started_at) * 1000
@@ -111,7 +111,7 @@ def _diagnosis(error: Exception, function: str, server: str) -> tuple[str, str]:
             return f"it does not know what was asked for (status {error.status_code})", remedy
         case openai.RateLimitError():
             return "it is busy, or the account is used up (status 429)", "Wait, or look at the account."
-        case openai.APIResponseValidationError() | ValueError():
+        case openai.APIResponseValidationError() | AttributeError() | ValueError():
             return "its answer is none of the OpenAI API", f"Check {name}_BASE_URL: is it a web page?"
         case openai.APIStatusError():
             return f"it answered with status {error.status_code}", "Look into the server's log."

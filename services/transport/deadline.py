@@ -6,6 +6,8 @@ A timeout alone bounds each wait, not their sum. Knows sockets and a clock; know
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +15,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import httpcore2
+
+WRITE_BYTES = 2**16  #: at a time; a deadline is looked at between two writes
 
 _ends_at: ContextVar[float | None] = ContextVar("llmwire_ends_at", default=None)
 
@@ -62,20 +66,32 @@ class DeadlineBackend(httpcore2.NetworkBackend):
 class _DeadlineStream(httpcore2.NetworkStream):
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
+        self._pid = os.getpid()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._stream.read(max_bytes, remaining_s(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, remaining_s(timeout))
+        # Part by part: the stream below waits so long for each piece that the server takes.
+        for at in range(0, len(buffer), WRITE_BYTES):
+            self._stream.write(buffer[at : at + WRITE_BYTES], remaining_s(timeout))
 
     def close(self) -> None:
+        # To close alone wakes no other thread that waits for this stream. In a child the connection is its parent's.
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._stream.close()
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, remaining_s(timeout)))
+        try:
+            left = remaining_s(timeout)
+        except httpcore2.ReadTimeout:
+            self.close()  # as the stream below does where it fails
+            raise
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

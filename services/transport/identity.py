@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from ..forking import renew_in_child
 from ..secrets import Secret
+from .deadline import remaining_s
 
 SCOPE = "https://cognitiveservices.azure.com/.default"
 REFRESH_BEFORE_S = 300.0  #: a token this near to its end is renewed: a long request must not outlive it
@@ -28,28 +30,59 @@ class IdentityTokens:
         self._source: Any = None
         self._token: Secret | None = None
         self._ends_at = 0.0
+        self._fetching: Future[Secret] | None = None
         self._lock = threading.Lock()
         renew_in_child(self)
 
     def token(self, *, refused: Secret | None = None) -> Secret:
-        """A token that is valid for another five minutes at least. Blocks while it is fetched."""
+        """A token that is valid for another five minutes, or as long as it is where no newer one is to be had.
+
+        Blocks while one is fetched, at most until the deadline of the call.
+
+        Raises:
+            TimeoutError: the deadline has passed; the fetch goes on, for the calls to come.
+        """
         with self._lock:
             if refused is not None and refused == self._token:
-                self._source = self._token = None
-            if self._token is None or self._clock() > self._ends_at - REFRESH_BEFORE_S:
-                self._fetch()
-            assert self._token is not None  # noqa: S101  # for the type checker
-            return self._token
+                self._give_up()
+            if self._token is not None and self._clock() <= self._ends_at - REFRESH_BEFORE_S:
+                return self._token
+            fetching = self._fetching = self._fetching or self._started()
+        return fetching.result(timeout=remaining_s(None))
 
     def renew_after_fork(self) -> None:
-        """A child's own lock."""
+        """A child's own lock and credential: its parent's holds connections, and may be fetching."""
         self._lock = threading.Lock()
+        self._source = self._fetching = None
 
-    def _fetch(self) -> None:
-        if self._source is None:
-            self._source = self._credential()
-        fetched = self._source.get_token(SCOPE)
-        self._token, self._ends_at = Secret(fetched.token), float(fetched.expires_on)
+    def _give_up(self) -> None:
+        source, self._source, self._token = self._source, None, None
+        if hasattr(source, "close"):
+            source.close()
+
+    def _started(self) -> Future[Secret]:
+        fetching: Future[Secret] = Future()
+        # A thread of its own: nobody can end azure-identity, but each caller can stop waiting for it.
+        threading.Thread(target=self._fetch, args=(fetching,), name="llmwire identity", daemon=True).start()
+        return fetching
+
+    def _fetch(self, fetching: Future[Secret]) -> None:
+        try:
+            source = self._source = self._source or self._credential()
+            fetched = source.get_token(SCOPE)
+            token, ends_at = Secret(fetched.token), float(fetched.expires_on)
+        except BaseException as error:  # whoever waits must be told of it
+            with self._lock:
+                self._fetching = None
+                kept = self._token if self._clock() < self._ends_at else None
+            if kept is None:
+                fetching.set_exception(error)
+            else:
+                fetching.set_result(kept)
+            return
+        with self._lock:
+            self._token, self._ends_at, self._fetching = token, ends_at, None
+        fetching.set_result(token)
 
 
 def _default_credential() -> Any:

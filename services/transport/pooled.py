@@ -13,6 +13,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+import httpcore2
 import httpx2
 
 from ..events import AttemptEnded, Listener, tell
@@ -163,7 +164,7 @@ class PoolTransport(_Facade, httpx2.BaseTransport):
         """Send one request of the SDK. Raises httpx2's own errors, each naming the endpoint."""
         attempt = self._begin(request)
         with attempt.told():
-            token = _token(self._endpoint)
+            token = self._token_in_time(attempt)
             response = self._sent(attempt, self._written(request, token))
         if token and self._may_renew(request, response) and (fresh := self._renewed(attempt, response, token)):
             attempt = attempt.again()
@@ -185,11 +186,15 @@ class PoolTransport(_Facade, httpx2.BaseTransport):
         attempt.status = response.status_code
         return response
 
+    def _token_in_time(self, attempt: _Attempt, *, refused: Secret | None = None) -> Secret | None:
+        with ending_at(attempt.ends_at):
+            return _token(self._endpoint, refused=refused)
+
     def _renewed(self, attempt: _Attempt, response: httpx2.Response, refused: Secret) -> Secret | None:
         """Another token in the place of the refused one; None, if there is none, leaves the answer to the caller."""
         try:
             with attempt.explained():
-                fresh = _token(self._endpoint, refused=refused)
+                fresh = self._token_in_time(attempt, refused=refused)
         except BaseException:
             response.close()
             raise
@@ -241,8 +246,8 @@ class AsyncPoolTransport(_Facade, httpx2.AsyncBaseTransport):
     async def _token_in_time(self, attempt: _Attempt, *, refused: Secret | None = None) -> Secret | None:
         if not isinstance(self._endpoint.credential, TokenSource):
             return self._endpoint.credential
-        # Asking may block on an identity server: never on the event loop.
-        async with _ending_at(attempt.ends_at):
+        # Asking may block on an identity server: never on the event loop, and on no thread longer than the deadline.
+        with ending_at(attempt.ends_at):
             return await asyncio.to_thread(_token, self._endpoint, refused=refused)
 
     async def _renewed(self, attempt: _Attempt, response: httpx2.Response, refused: Secret) -> Secret | None:
@@ -332,5 +337,7 @@ def _token(endpoint: Endpoint, *, refused: Secret | None = None) -> Secret | Non
         return endpoint.credential
     try:
         return endpoint.credential.token(refused=refused)
+    except (TimeoutError, httpcore2.TimeoutException) as error:
+        raise httpx2.ReadTimeout("no token in time") from error
     except Exception as error:  # whatever an identity library raises
         raise NoToken(f"no token: {error}") from error

@@ -412,15 +412,18 @@ def test_an_empty_stream_asks_for_the_right_server():
         _pieces(False, Raw())
 
 
+WEB_PAGE = {"html": "<p>a web page</p>"}
+BROKEN = {"content": b"{broken", "headers": {"content-type": "application/json"}}
+ODD = [{"json": body} for body in ([], 5, {}, {"error": "x"}, {"choices": ["text"]}, {"choices": [{}]})]
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("method", "content"),
     [
-        {"html": "<p>a web page</p>"},
-        {"content": b"{broken", "headers": {"content-type": "application/json"}},
-        *({"json": body} for body in ([], 5, {}, {"error": "x"}, {"choices": ["text"]}, {"choices": [{}]})),
+        *(("complete", content) for content in (WEB_PAGE, BROKEN, *ODD)),
+        *(("parse", content) for content in (WEB_PAGE, BROKEN, *ODD[:2])),
     ],
 )
-@pytest.mark.parametrize("method", ["complete", "parse"])
 def test_whatever_the_sdk_makes_of_an_answer_that_is_none_it_is_an_invalid_reply(method, content):
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200, **content))
     options = {"response_format": City} if method == "parse" else {}
@@ -429,3 +432,23 @@ def test_whatever_the_sdk_makes_of_an_answer_that_is_none_it_is_an_invalid_reply
 
         with pytest.raises(InvalidReply, match="COMPLETION_BASE_URL"):
             getattr(service, method)("hi", **options)
+
+
+def test_an_argument_that_the_sdk_does_not_know_is_the_callers_mistake(play):
+    _, service = play.service("ok", model="m")
+
+    with pytest.raises(TypeError, match="no_such_option"):
+        play.call(service.complete, "hi", no_such_option=1)
+
+
+def test_what_is_no_client_is_no_invalid_reply():
+    with pytest.raises(AttributeError, match="chat"):
+        CompletionService(object(), model="m").complete("hi")
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "content_filter"])
+def test_a_stream_that_ends_well_without_a_text_is_an_error_that_says_why(play, reason):
+    _, service = play.service(_body({"content": None}, reason), model="m")
+
+    with pytest.raises(NoText, match=reason):
+        play.pieces(service.stream("hi"))

@@ -1,1 +1,166 @@
-"""Being written by the wire helper."""
+"""A stream gives its connection back however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import openai
+import pytest
+
+from .callers import ASYNC, SYNC, saying, served_by, text_of
+from .servers import delta, speak
+
+#: how a stream ends, and how many of them
+ENDINGS = [("break", 200), ("close", 40), ("with", 40), ("exception", 40), ("forgotten", 40), ("read to its end", 40)]
+
+
+def endless(exchange) -> None:
+    """A stream that does not end by itself."""
+    exchange.start_stream()
+    while not exchange.is_over(wait_s=0.002):
+        exchange.event(delta("word "))
+    exchange.hang_up()
+
+
+def answer(exchange) -> None:
+    """Without end where the prompt asks for it."""
+    is_endless = exchange.seen.body["messages"][-1]["content"] == "endless"
+    (endless if is_endless else speak)(exchange)
+
+
+def take_one(client, ending) -> str:
+    text = "one two" if ending == "read to its end" else "endless"
+    stream = saying(text, stream=True)(client)
+    if ending == "with":
+        with stream:
+            return next(stream).choices[0].delta.content
+    if ending == "read to its end":
+        return text_of_all(stream)
+    if ending == "exception":
+        with pytest.raises(LookupError), stream:
+            raise LookupError(next(stream))
+        return "word "
+    for chunk in stream:
+        word = chunk.choices[0].delta.content
+        break
+    if ending in ("close", "break"):
+        stream.close()
+    return word
+
+
+async def take_one_async(client, ending) -> str:
+    text = "one two" if ending == "read to its end" else "endless"
+    stream = await saying(text, stream=True)(client)
+    if ending == "with":
+        async with stream:
+            return (await anext(stream)).choices[0].delta.content
+    if ending == "read to its end":
+        return text_of_all([chunk async for chunk in stream])
+    if ending == "exception":
+        with pytest.raises(LookupError):
+            async with stream:
+                raise LookupError(await anext(stream))
+        return "word "
+    async for chunk in stream:
+        word = chunk.choices[0].delta.content
+        break
+    if ending == "close":
+        await stream.close()
+    if ending == "break":
+        await stream.response.aclose()
+    return word
+
+
+def text_of_all(chunks) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+@pytest.mark.parametrize(("ending", "count"), ENDINGS)
+def test_many_streams_that_end_early_cost_no_connection(serve, contain, ending, count):
+    server = serve(answer)
+    client = contain(completion=served_by(server)).completion_client().with_options(max_retries=0)
+
+    words = {take_one(client, ending) for _ in range(count)}
+    gc.collect()  # what was forgotten in a cycle
+    answers = [text_of(saying(f"{number}")(client)) for number in range(50)]
+
+    assert len(words) == 1
+    assert answers == [f"{number}" for number in range(50)]
+    server.wait_for_connections(1)
+
+
+@pytest.mark.parametrize(("ending", "count"), ENDINGS)
+def test_many_asynchronous_streams_that_end_early_cost_no_connection(serve, contain, ending, count):
+    server = serve(answer)
+    client = contain(completion=served_by(server)).async_completion_client().with_options(max_retries=0)
+
+    async def main():
+        words = {await take_one_async(client, ending) for _ in range(count)}
+        for _ in range(5):  # the loop closes a generator that was collected, which frees the next one
+            gc.collect()
+            await asyncio.sleep(0)
+        answers = [text_of(await saying(f"{number}")(client)) for number in range(50)]
+        assert len(words) == 1
+        assert answers == [f"{number}" for number in range(50)]
+        await asyncio.to_thread(server.wait_for_connections, 1)
+
+    asyncio.run(main())
+
+
+def cut(exchange) -> None:
+    exchange.start_stream()
+    exchange.event(delta("one "))
+    exchange.hang_up()
+
+
+def cut_in_mid_event(exchange) -> None:
+    exchange.start_stream()
+    exchange.event(delta("one "))
+    exchange.raw(b'100\r\ndata: {"id": "1", "obj')
+    exchange.hang_up()
+
+
+@pytest.mark.parametrize("trouble", [cut, cut_in_mid_event], ids=lambda trouble: trouble.__name__)
+def test_a_stream_that_the_server_cuts_is_an_error_of_the_sdk(serve, contain, trouble):
+    server = serve(trouble)
+    container = contain(completion=served_by(server))
+
+    async def read_async():
+        async for chunk in await saying("hi", stream=True)(container.async_completion_client()):
+            received.append(chunk.choices[0].delta.content)  # noqa: PERF401  # what came before the error counts
+
+    def read():
+        for chunk in saying("hi", stream=True)(container.completion_client()):
+            received.append(chunk.choices[0].delta.content)  # noqa: PERF401  # as above
+
+    for run in (read, lambda: asyncio.run(read_async())):
+        received: list[str] = []
+        with pytest.raises(openai.APIConnectionError) as caught:
+            run()
+
+        assert received == ["one "]
+        assert server.url in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("caller", [SYNC, ASYNC], ids=["sync", "async"])
+def test_responses_are_streamed_too(serve, contain, caller):
+    def respond(exchange):
+        exchange.start_stream()
+        for number, text in enumerate(("Hel", "lo")):
+            event = {"type": "response.output_text.delta", "delta": text, "sequence_number": number}
+            exchange.chunk(f"event: {event['type']}\n".encode())
+            exchange.event(event)
+        exchange.chunk(b"")
+
+    def ask(client):
+        stream = client.responses.create(model="a-model", input="hi", stream=True)
+        return read_async(stream) if asyncio.iscoroutine(stream) else [event.delta for event in stream]
+
+    async def read_async(stream):
+        return [event.delta async for event in await stream]
+
+    server = serve(respond)
+
+    assert caller.run(contain(completion=served_by(server)), ask) == ["Hel", "lo"]
+    assert server.seen[0].target == "/v1/responses"

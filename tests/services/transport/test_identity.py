@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 
 from llmwire.services.routing.endpoint import TokenSource
 from llmwire.services.secrets import Secret
+from llmwire.services.transport.deadline import ending_at
 from llmwire.services.transport.identity import REFRESH_BEFORE_S, SCOPE, IdentityTokens
 
 HOUR_S = 3600.0
@@ -107,6 +109,45 @@ def test_a_refused_token_does_not_come_back_after_a_failure_to_replace_it(tokens
     entra.fails_with = None
 
     assert tokens.token() == Secret("token-2")
+
+
+def test_a_token_that_is_still_valid_is_used_while_no_newer_one_is_to_be_had(tokens, entra):
+    tokens.token()
+    entra.fails_with = LookupError("no identity")
+
+    entra.now = HOUR_S - 1
+    assert tokens.token() == Secret("token-1")
+
+    entra.now = HOUR_S
+    with pytest.raises(LookupError):
+        tokens.token()
+
+
+def test_nobody_waits_longer_than_the_deadline_and_the_fetch_is_there_for_the_next(entra):
+    may_answer = threading.Event()
+
+    def slow(scope):
+        assert may_answer.wait(30)
+        return SimpleNamespace(token="late", expires_on=HOUR_S)
+
+    tokens = IdentityTokens(lambda: SimpleNamespace(get_token=slow), clock=lambda: 0.0)
+    with ending_at(time.monotonic() + 0.05), pytest.raises(TimeoutError):
+        tokens.token()
+    may_answer.set()
+
+    assert tokens.token() == Secret("late")
+
+
+def test_a_credential_whose_token_was_refused_is_closed():
+    closed = []
+    made = SimpleNamespace(
+        get_token=lambda scope: SimpleNamespace(token="t", expires_on=HOUR_S), close=lambda: closed.append(True)
+    )
+    tokens = IdentityTokens(lambda: made, clock=lambda: 0.0)
+
+    tokens.token(refused=tokens.token())
+
+    assert closed == [True]
 
 
 @pytest.mark.parametrize(("is_refused", "fetched"), [(False, 1), (True, 2)])
