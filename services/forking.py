@@ -7,6 +7,7 @@ What cannot be told, as an import, is waited for.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  # see the last lines
 import contextlib
 import os
 import threading
@@ -61,5 +62,8 @@ def _renew() -> None:
         owner.renew_after_fork()
 
 
+# After those of the standard library's thread pool and its logging. Handlers that are registered by an import which a
+# fork is waiting for would run after that fork only, and those that were registered later run before it first: with
+# a lock in hand that the import needs.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_wait, after_in_parent=_go_on, after_in_child=_renew)

@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import AsyncGenerator
 from functools import cache
+from importlib import import_module
 
 import httpcore2
 import httpx2
@@ -22,6 +23,11 @@ from .deadline import DeadlineBackend
 MAX_CONNECTIONS = 1000  #: the SDK's own figures
 MAX_KEEPALIVE = 100
 KEEPALIVE_S = 5.0
+
+# What a first connection imports, now: our importer lets no fork happen meanwhile (see `no_fork_meanwhile`).
+for _name in ("encodings.idna", "anyio._backends._asyncio"):
+    with contextlib.suppress(ImportError):  # a name that has moved is imported a little later, that is all
+        import_module(_name)
 
 
 @cache

@@ -89,8 +89,8 @@ def twenty_forks(url: str) -> None:
     container = a_container(url)
     ask_some(container, "before")
     for number in range(20):
-        pid = fork(lambda number=number: ask_some(container, f"child {number}", 2))  # type: ignore[misc]
-        ask_some(container, f"parent {number}", 2)
+        pid = fork(lambda number=number: ask_some(container, f"child {number}", 1))  # type: ignore[misc]
+        ask_some(container, f"parent {number}", 1)
         join(pid)
     ask_some(container, "after")
     container.shutdown_resources()
@@ -99,7 +99,7 @@ def twenty_forks(url: str) -> None:
 def children_at_once(url: str) -> None:
     container = a_container(url)
     ask(container, "before")
-    pids = [fork(lambda number=number: ask_some(container, f"child {number}")) for number in range(8)]  # type: ignore[misc]
+    pids = [fork(lambda number=number: ask_some(container, f"child {number}", 3)) for number in range(6)]  # type: ignore[misc]
     ask_some(container, "parent")
     join(*pids)
     container.shutdown_resources()
@@ -217,7 +217,9 @@ def with_a_held_lock(url: str) -> None:
     """A build that is stuck in another thread for ever holds the provider's lock."""
     container = a_container(url)
     is_building, go_on = threading.Event(), threading.Event()
-    ask(a_container(url), "imports")
+    other = a_container(url)
+    ask(other, "imports")
+    other.shutdown_resources()
 
     def stuck(*_: object) -> None:
         is_building.set()

@@ -141,7 +141,7 @@ def test_a_loop_that_is_stopped_and_not_closed_closes_its_connections_when_it_ru
     loop.close()
 
 
-@pytest.mark.parametrize("ending", ["", "container.shutdown_resources()", "asyncio.run(container.aclose())"])
+@pytest.mark.parametrize("ending", ["", "asyncio.run(container.aclose())"])
 def test_twenty_runs_in_development_mode_warn_of_nothing_but_a_forgotten_close(serve, ending):
     """Python's development mode tells of every socket, transport, loop and coroutine that was left behind."""
     program = f"""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpcore2
@@ -110,3 +112,22 @@ def test_after_the_deadline_nothing_is_opened_read_or_written():
         ):
             with pytest.raises(httpcore2.ReadTimeout):
                 use()
+
+
+def test_after_the_deadline_no_handshake_is_begun_and_the_connection_is_closed():
+    with connected() as (stream, server):
+        with ending_at(time.monotonic() - 1), pytest.raises(httpcore2.ReadTimeout):
+            stream.start_tls(ssl.create_default_context(), "localhost", 10.0)
+
+        assert server.recv(1) == b""
+
+
+def test_closing_a_stream_wakes_the_thread_that_waits_for_it():
+    with connected() as (stream, server), ThreadPoolExecutor(1) as threads:
+        stream.write(b"x")
+        reading = threads.submit(stream.read, 1, 60.0)
+        assert server.recv(1) == b"x"
+
+        stream.close()
+
+        assert isinstance(reading.exception(timeout=30.0), httpcore2.ReadError) or reading.result() == b""
