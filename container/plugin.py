@@ -5,12 +5,15 @@ It stands here and not with the fakes because it knows the container. Neither op
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from llmwire.services.testing import FaultServer
+
     from .application import LLMContainer
 
 CHOICES = ("allow", "loopback", "forbid")
@@ -32,6 +35,22 @@ def llm_container() -> Iterator[LLMContainer]:
     container = LLMContainer(env={})
     yield container
     container.shutdown_resources()
+
+
+@pytest.fixture
+def llmwire_faults() -> Iterator[Callable[..., FaultServer]]:
+    """Starts servers that do what they are told, as in `llmwire_faults("times:2:429", "ok")`, until the test ends.
+
+    It takes the arguments of `FaultServer`.
+    """
+    from llmwire.services.testing import FaultServer
+
+    with ExitStack() as servers:
+
+        def start(*script: Any, **options: Any) -> FaultServer:
+            return servers.enter_context(FaultServer(*script, **options))
+
+        yield start
 
 
 @pytest.fixture(autouse=True)

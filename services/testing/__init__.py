@@ -1,5 +1,6 @@
-"""Fakes and a stand-in server for the tests of applications that use llmwire.
+"""Fakes, a stand-in server and one that fails on demand, for the tests of applications that use llmwire.
 
+The vocabulary of faults is a module of its own, `faults`: its words are too short to stand alone.
 The names are looked up when first used: importing this package imports neither openai, httpx2 nor numpy.
 """
 
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .failures import Failure
     from .fakes import AsyncFakeCompletions, AsyncFakeEmbeddings, FakeCompletions, FakeEmbeddings
+    from .faultd import FaultServer, SeenRequest
+    from .faults import Fault
     from .script import RecordedCall, ScriptExhausted
     from .server import StandIn
 
@@ -19,8 +22,11 @@ __all__ = [
     "Failure",
     "FakeCompletions",
     "FakeEmbeddings",
+    "Fault",
+    "FaultServer",
     "RecordedCall",
     "ScriptExhausted",
+    "SeenRequest",
     "StandIn",
 ]
 
@@ -30,8 +36,11 @@ _HOMES = {
     "Failure": "failures",
     "FakeCompletions": "fakes",
     "FakeEmbeddings": "fakes",
+    "Fault": "faults",
+    "FaultServer": "faultd",
     "RecordedCall": "script",
     "ScriptExhausted": "script",
+    "SeenRequest": "faultd",
     "StandIn": "server",
 }
 

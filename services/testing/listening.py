@@ -31,6 +31,7 @@ class Listener(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    connection: type[BaseHTTPRequestHandler]  #: what reads and replies; set below
     request_queue_size = 128  # the library's 5 turns a burst of callers away
 
     def __init__(self, host: str, port: int, received: Callable[[ReceivedRequest], Reply]) -> None:
@@ -39,7 +40,7 @@ class Listener(ThreadingHTTPServer):
         self._changed = threading.Condition()
         if ":" in host:
             self.address_family = AF_INET6
-        super().__init__((host, port), _Connection)
+        super().__init__((host, port), self.connection)
 
     def server_bind(self) -> None:
         # Past HTTPServer's own, which asks the resolver for this machine's name, and may wait for it.
@@ -71,7 +72,7 @@ class Listener(ThreadingHTTPServer):
             self._changed.wait_for(lambda: not self._open, timeout=_GOODBYE_S)
 
 
-class _Connection(BaseHTTPRequestHandler):
+class Connection(BaseHTTPRequestHandler):
     """Reads requests and sends replies until either side has enough."""
 
     protocol_version = "HTTP/1.1"
@@ -181,3 +182,6 @@ class _Connection(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("connection", "close")
         self.end_headers()
+
+
+Listener.connection = Connection

@@ -86,7 +86,7 @@ class StandIn:
         with self._lock:
             if self._running is None:
                 self._stopping.clear()
-                listener = Listener(self._host, self._port, self._received)
+                listener = self._listener()
                 self._port = listener.server_address[1]
                 thread = threading.Thread(
                     target=listener.serve_forever, args=(_POLL_S,), name=f"stand-in {self._port}", daemon=True
@@ -94,6 +94,9 @@ class StandIn:
                 thread.start()
                 self._running = listener, thread
         return self
+
+    def _listener(self) -> Listener:
+        return Listener(self._host, self._port, self._received)
 
     def stop(self) -> None:
         """Be down: refuse connections, and cut those that are open. Does nothing where it does not run."""

@@ -123,6 +123,32 @@ def test_overriding_works_on_it(run):
     outcome.assert_outcomes(passed=1)
 
 
+def test_servers_that_fail_on_demand_are_stopped_after_the_test(run):
+    outcome = run("""
+        import openai
+        import pytest
+
+        servers = []
+
+        def client(server):
+            return openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0)
+
+        def test_one(llmwire_faults):
+            servers.extend([llmwire_faults("429", "ok", dimensions=3), llmwire_faults("hang")])
+            with client(servers[0]) as caller:
+                with pytest.raises(openai.RateLimitError):
+                    caller.embeddings.create(model="m", input="a")
+                assert len(caller.embeddings.create(model="m", input="a").data[0].embedding) == 3
+
+        def test_other():
+            for server in servers:
+                with client(server) as caller, pytest.raises(openai.APIConnectionError):
+                    caller.models.list()
+    """)
+
+    outcome.assert_outcomes(passed=2)
+
+
 REFUSED = "NetworkRefused: *::{test} made a real call to {server}; override the client with a fake"
 
 
