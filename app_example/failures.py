@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import openai
 
-from llmwire.container import ConfigError, LLMWireError
+from llmwire.container import AllEndpointsFailed, ConfigError, DeadlineExceeded, LLMWireError, StreamInterrupted
 
 
 class AppError(Exception):
@@ -53,7 +53,7 @@ def in_words(function: str) -> Iterator[None]:
 
 def _sentence(error: Exception, function: str) -> str:
     match error:
-        case openai.APIConnectionError():
+        case openai.APIConnectionError() | AllEndpointsFailed() | StreamInterrupted():
             return f"{_lost(error, function)} Start it, or set {function.upper()}_BASE_URL to a server that is running."
         case openai.APIStatusError():
             return f"The {_server(error, function)} {_refusal(error, function.upper())}"
@@ -63,10 +63,22 @@ def _sentence(error: Exception, function: str) -> str:
             return f"The {function} endpoint failed: {error}"
 
 
-def _lost(error: openai.APIConnectionError, function: str) -> str:
-    if isinstance(error, openai.APITimeoutError):
-        return f"The {_server(error, function)} took too long to answer."
-    return f"The connection to the {_server(error, function)} failed: {_root(error)}."
+def _lost(error: openai.APIConnectionError | AllEndpointsFailed | StreamInterrupted, function: str) -> str:
+    match error:
+        case openai.APITimeoutError() | DeadlineExceeded():
+            return f"The {_server(error, function)} took too long to answer."
+        case StreamInterrupted():
+            return f"The {function} server stopped in the midst of its answer: {error}."
+        case AllEndpointsFailed() if len({attempt.server for attempt in error.attempts}) != 1:
+            return f"No {function} server could answer: {_each(error)}."
+        case _:
+            return f"The connection to the {_server(error, function)} failed: {_root(error)}."
+
+
+def _each(error: AllEndpointsFailed) -> str:
+    """What became of every endpoint."""
+    tried = [str(attempt) for attempt in error.attempts]
+    return "; ".join(tried + [f"{name} is {why}" for name, why in error.reasons.items()])
 
 
 def _root(error: BaseException) -> str:
@@ -90,7 +102,10 @@ def _refusal(error: openai.APIStatusError, prefix: str) -> str:
             return f"refused the request ({status}): {error.message}. Check {prefix}_MODEL."
 
 
-def _server(error: openai.APIError, function: str) -> str:
+def _server(error: openai.APIError | AllEndpointsFailed, function: str) -> str:
+    if isinstance(error, AllEndpointsFailed):
+        servers = " or ".join(dict.fromkeys(attempt.server for attempt in error.attempts))
+        return f"{function} server {servers}".rstrip()
     url = error.request.url
     port = f":{url.port}" if url.port else ""
     return f"{function} server {url.scheme}://{url.host}{port}"

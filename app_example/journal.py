@@ -83,7 +83,7 @@ def answered(event: AttemptEnded) -> bool:
 
 
 def _is_given_up(event: AttemptEnded) -> bool:
-    return event.error == "CancelledError"  # the reader went away: no fault of the endpoint's
+    return event.blame == "cancelled"  # the reader went away: no fault of the endpoint's
 
 
 COLUMNS = ("function", "server", "answered", "failed", "last")

@@ -1,13 +1,17 @@
 """How it is put together: the container, its configuration, overriding. Connects; never calls a server."""
 
 from llmwire.services.errors import (
+    AllEndpointsFailed,
     ConfigError,
+    DeadlineExceeded,
     InvalidInput,
     InvalidReply,
     LLMWireError,
     NetworkRefused,
+    NoRoute,
     NoText,
     NotWiredError,
+    StreamInterrupted,
     StreamTruncated,
 )
 
@@ -16,14 +20,18 @@ from .explain import explain
 from .overriding import overriding
 
 __all__ = [
+    "AllEndpointsFailed",
     "ConfigError",
+    "DeadlineExceeded",
     "InvalidInput",
     "InvalidReply",
     "LLMContainer",
     "LLMWireError",
     "NetworkRefused",
+    "NoRoute",
     "NoText",
     "NotWiredError",
+    "StreamInterrupted",
     "StreamTruncated",
     "explain",
     "overriding",

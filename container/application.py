@@ -42,11 +42,12 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
             env=env.provider,
             token_source=token_source.provider,
         )
-        client = Lazy(clients.openai_client, settings, listener, close=clients.close, is_closed=clients.is_closed)
+        traffic = Lazy(clients.traffic, settings, listener)
+        pool = providers.Callable(clients.pool_of, traffic)
+        client = Lazy(clients.openai_client, traffic, close=clients.close, is_closed=clients.is_closed)
         async_client = Lazy(
             clients.async_openai_client,
-            settings,
-            listener,
+            traffic,
             close=clients.close_async,
             aclose=clients.aclose,
             is_closed=clients.is_closed,

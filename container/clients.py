@@ -3,42 +3,82 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from llmwire.services.errors import ConfigError
 from llmwire.services.events import Listener, tell
-from llmwire.services.forking import no_fork_meanwhile
+from llmwire.services.forking import no_fork_meanwhile, renew_in_child
+from llmwire.services.routing.budget import Budget
+from llmwire.services.routing.pool import Pool, PoolSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-    from llmwire.services.routing.endpoint import Endpoint, TokenSource
+    from llmwire.services.routing.endpoint import TokenSource
+    from llmwire.services.transport.facade import Traffic
 
     from .resolution import FunctionSettings
-
-CONNECT_TIMEOUT_S: Final = 2.0  #: a server on the way answers a handshake in less; a dead one is told soon
 
 #: what the SDK holds in place of a key: the real one is set below it, and never leaves for another host
 PLACEHOLDER: Final = "held-by-llmwire"
 
 
-def openai_client(settings: FunctionSettings, listener: Listener) -> OpenAI:
-    """An `openai.OpenAI` whose requests go to the function's endpoint and nowhere else."""
+def traffic(settings: FunctionSettings, listener: Listener) -> Traffic:
+    """The pool of a function's endpoints, and what its two clients share beside it. Reports the settings' warnings."""
+    with no_fork_meanwhile():
+        from llmwire.services.transport.dialect import Ambient
+        from llmwire.services.transport.facade import Traffic
+
+    randomness = _Randomness()
+    pool = Pool(
+        settings.endpoints,
+        spec=PoolSpec(strategy=settings.strategy),
+        clock=time.monotonic,
+        randomness=randomness,
+        make_lock=threading.RLock,  # garbage that is collected under it may settle a lease
+        listener=listener,
+    )
+    renew_in_child(pool)
+    renew_in_child(randomness)
+    budget = Budget(settings.calls.budget, clock=time.monotonic, make_lock=threading.Lock)
+    renew_in_child(budget)
+    for warning in settings.warnings:
+        tell(listener, warning)
+    return Traffic(
+        pool,
+        spec=settings.calls,
+        budget=budget,
+        randomness=randomness,
+        listener=listener,
+        ambient=Ambient(os.environ),
+    )
+
+
+class _Randomness(random.Random):
+    """Spreads load and rests; keeps no secret. A child draws other numbers than its parent."""
+
+    def renew_after_fork(self) -> None:
+        self.seed()
+
+
+def openai_client(shared: Traffic) -> OpenAI:
+    """An `openai.OpenAI` whose requests go to the function's endpoints and nowhere else."""
     with no_fork_meanwhile():
         import httpx2
         from openai import OpenAI
 
         from llmwire.services.transport.pooled import PoolTransport
 
-        transport = PoolTransport(settings.endpoint, listener=listener, ambient=_ambient())
-        http_client = httpx2.Client(transport=transport, trust_env=False, follow_redirects=False)
-        client = OpenAI(http_client=http_client, **_arguments(settings.endpoint))
+        http_client = httpx2.Client(transport=PoolTransport(shared), trust_env=False, follow_redirects=False)
+        client = OpenAI(http_client=http_client, **_arguments(shared))
         _load(client)
-    _report(settings, listener)
     return client
 
 
-def async_openai_client(settings: FunctionSettings, listener: Listener) -> AsyncOpenAI:
+def async_openai_client(shared: Traffic) -> AsyncOpenAI:
     """The same for asyncio: an `openai.AsyncOpenAI`, usable in any number of event loops."""
     with no_fork_meanwhile():
         import httpx2
@@ -46,12 +86,15 @@ def async_openai_client(settings: FunctionSettings, listener: Listener) -> Async
 
         from llmwire.services.transport.pooled import AsyncPoolTransport
 
-        transport = AsyncPoolTransport(settings.endpoint, listener=listener, ambient=_ambient())
-        http_client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
-        client = AsyncOpenAI(http_client=http_client, **_arguments(settings.endpoint))
+        http_client = httpx2.AsyncClient(transport=AsyncPoolTransport(shared), trust_env=False, follow_redirects=False)
+        client = AsyncOpenAI(http_client=http_client, **_arguments(shared))
         _load(client)
-    _report(settings, listener)
     return client
+
+
+def pool_of(shared: Traffic) -> Pool:
+    """The endpoints behind a function's clients, and their state."""
+    return shared.pool
 
 
 def close(client: Any) -> None:
@@ -90,31 +133,19 @@ def identity_tokens() -> TokenSource:
     return IdentityTokens()
 
 
-def _arguments(endpoint: Endpoint) -> dict[str, Any]:
+def _arguments(shared: Traffic) -> dict[str, Any]:
     # Never None: the SDK would read the environment for it, also where that was meant for another host.
-    import httpx2
-
     return {
         "api_key": PLACEHOLDER,
         "admin_api_key": "",
         "organization": "",
         "project": "",
-        "base_url": endpoint.base_url,
-        "timeout": httpx2.Timeout(endpoint.deadline_s, connect=min(CONNECT_TIMEOUT_S, endpoint.deadline_s)),
+        "base_url": shared.facade.base_url,
+        "timeout": shared.spec.deadline_s,
+        "max_retries": 0,  # attempts are made below it, in one layer, under one deadline
     }
 
 
 def _load(client: Any) -> None:
     """Have the SDK do now what it does at a first call under locks of Python's: imports, and a look at the platform."""
     _ = client.chat.completions, client.embeddings, client.default_headers
-
-
-def _ambient() -> Any:
-    from llmwire.services.transport.dialect import Ambient
-
-    return Ambient(os.environ)
-
-
-def _report(settings: FunctionSettings, listener: Listener) -> None:
-    for warning in settings.warnings:
-        tell(listener, warning)

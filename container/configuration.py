@@ -21,12 +21,13 @@ T = TypeVar("T")
 
 
 class Level(IntEnum):
-    """How near to the function a value was given; the smaller, the more specific."""
+    """How near to an endpoint a value was given; the smaller, the more specific."""
 
-    OWN = 0
-    SHARED = 1
-    DEFAULT = 2
-    UNSET = 3
+    ENDPOINT = 0
+    OWN = 1  #: the function's
+    SHARED = 2
+    DEFAULT = 3
+    UNSET = 4
 
 
 class Unfit(ValueError):  # noqa: N818
@@ -39,11 +40,12 @@ class Unfit(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A place that holds a value: the value as written, and the place."""
+    """A place that holds a value: the value as written, the place, and what the setting is called there."""
 
     raw: Any = field(repr=False)
     origin: str
     level: Level
+    key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class Found:
     Attributes:
         value: parsed, or the default.
         origin: as in `env.OPENAI_BASE_URL`; `default` where no place holds a value.
+        key: what the setting is called where it was found: an endpoint's, or the function's that it inherits.
         shadowed: the later places that hold a value too, in their order.
         blank: the places that are set, but blank.
     """
@@ -60,8 +63,9 @@ class Found:
     value: Any = field(repr=False)
     origin: str
     level: Level
+    key: str
     shadowed: tuple[Held, ...] = ()
-    blank: tuple[str, ...] = ()
+    blank: tuple[Held, ...] = ()
 
 
 class Document(dict[str, Any]):
@@ -166,6 +170,8 @@ class FirstOf(providers.Provider[T]):
         default: the value where no place holds one.
         key: what the setting is called in messages.
         parse: turns what was written into the value; raises Unfit.
+        level: how near `own` is.
+        inherited: the chain that comes after it, with its overrides and its default.
     """
 
     def __init__(
@@ -175,26 +181,31 @@ class FirstOf(providers.Provider[T]):
         default: T | None = None,
         key: str = "",
         parse: Callable[[Any], T] | None = None,
+        level: Level = Level.OWN,
+        inherited: FirstOf[T] | None = None,
     ) -> None:
-        self.own, self.shared, self.default, self.key, self.parse = own, shared, default, key, parse
+        self.own, self.shared, self.key, self.parse = own, shared, key, parse
+        self.default: T | None = default if inherited is None else inherited.default
+        self.level, self.inherited = level, inherited
         super().__init__()
 
     def __deepcopy__(self, memo: dict[Any, Any] | None) -> FirstOf[T]:
         memo = {} if memo is None else memo
         if (known := memo.get(id(self))) is not None:
             return known  # type: ignore[no-any-return]  # a memo holds anything
-        copied: FirstOf[T] = type(self)(default=self.default, key=self.key, parse=self.parse)
+        copied: FirstOf[T] = type(self)(default=self.default, key=self.key, parse=self.parse, level=self.level)
         memo[id(self)] = copied
         copied.own, copied.shared = (
             tuple(providers.deepcopy(list(places), memo)) for places in (self.own, self.shared)
         )
+        copied.inherited = providers.deepcopy(self.inherited, memo)
         self._copy_overridings(copied, memo)
         return copied
 
     @property
     def places(self) -> tuple[providers.ConfigurationOption, ...]:
         """Every place, in the order in which they are looked at."""
-        return self.own + self.shared
+        return self.own + self.shared + (self.inherited.places if self.inherited else ())
 
     @property
     def related(self) -> Iterator[providers.Provider[Any]]:
@@ -211,27 +222,36 @@ class FirstOf(providers.Provider[T]):
         held, blank = self._held()
         if not held:
             level = Level.UNSET if self.default is None else Level.DEFAULT
-            return Found(value=self.default, origin="default", level=level, blank=blank)
+            return Found(value=self.default, origin="default", level=level, key=self.key, blank=blank)
         first, *shadowed = held
-        value = self._parsed(first)
-        return Found(value=value, origin=first.origin, level=first.level, shadowed=tuple(shadowed), blank=blank)
+        return Found(
+            value=self._parsed(first),
+            origin=first.origin,
+            level=first.level,
+            key=first.key,
+            shadowed=tuple(shadowed),
+            blank=blank,
+        )
 
     def origin(self) -> str:
         """Where the value comes from, as in `env.OPENAI_BASE_URL`; `default` where no place holds one."""
         return self.found().origin
 
-    def _held(self) -> tuple[list[Held], tuple[str, ...]]:
-        written = list(self._written())
-        blank = tuple(each.origin for each in written if _is_blank(each.raw))
-        return [each for each in written if not _is_blank(each.raw)], blank
-
-    def _written(self) -> Iterator[Held]:
+    def written(self) -> Iterator[Held]:
+        """What stands at its places, blank or not, most specific first."""
         if self.last_overriding is not None and (raw := self.last_overriding()) is not None:
-            yield Held(raw=raw, origin="override", level=Level.OWN)
-        for level, places in ((Level.OWN, self.own), (Level.SHARED, self.shared)):
+            yield Held(raw=raw, origin="override", level=self.level, key=self.key)
+        for level, places in ((self.level, self.own), (Level.SHARED, self.shared)):
             for place in places:
                 if (raw := self._read(place)) is not None:
-                    yield Held(raw=raw, origin=origin_of(place), level=level)
+                    yield Held(raw=raw, origin=origin_of(place), level=level, key=self.key)
+        if self.inherited is not None:
+            yield from self.inherited.written()
+
+    def _held(self) -> tuple[list[Held], tuple[Held, ...]]:
+        written = list(self.written())
+        blank = tuple(each for each in written if _is_blank(each.raw))
+        return [each for each in written if not _is_blank(each.raw)], blank
 
     def _read(self, place: providers.ConfigurationOption) -> Any:
         # Not place() itself: it would keep what it read for ever.
@@ -252,7 +272,7 @@ class FirstOf(providers.Provider[T]):
         try:
             return self.parse(raw)
         except Unfit as error:
-            raise ConfigError(error.problem, key=self.key, origin=held.origin, remedy=error.remedy) from None
+            raise ConfigError(error.problem, key=held.key, origin=held.origin, remedy=error.remedy) from None
 
 
 def _is_blank(raw: Any) -> bool:
@@ -282,11 +302,11 @@ def layer_of(provider: providers.Provider[Any]) -> providers.Provider[Any]:
 
 def option(config: providers.Configuration, env: Environment, name: str) -> providers.ConfigurationOption:
     """The option of a place as it is written down: `config.completion.base_url` or `env.OPENAI_BASE_URL`."""
-    layer, *segments = name.split(".")
-    place: Any = {"config": config, "env": env}[layer]
+    layer, first, *segments = name.split(".")
+    place: providers.ConfigurationOption = getattr({"config": config, "env": env}[layer], first)
     for segment in segments:
-        place = getattr(place, segment)
-    return place  # type: ignore[no-any-return]  # at least one segment follows the layer
+        place = place[segment]  # no attribute: an endpoint may be called `override`
+    return place
 
 
 def tree(layer: providers.Configuration) -> Mapping[str, Any]:

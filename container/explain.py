@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from llmwire.services.errors import ConfigError
-from llmwire.services.routing.endpoint import Dialect, Endpoint
+from llmwire.services.routing.endpoint import Dialect, Endpoint, Price
 from llmwire.services.secrets import MASK, Secret
 
 from .address import masked
 from .configuration import FirstOf, Level
-from .settings import FUNCTIONS, NO_KEY
+from .endpoints import DEFAULT_NAME, Chains, ConfiguredEndpoint, endpoints_of
+from .settings import FUNCTIONS, SETTINGS, Reach
+from .values import NO_KEY
 
 URLS: Final = ("base_url", "azure_endpoint")  #: the settings that may hold a password or key by mistake
+QUIET: Final = frozenset(setting.name for setting in SETTINGS if setting.is_quiet)
+QUIET_AT_ENDPOINT: Final = QUIET | {"base_url"}  #: no endpoint that has a name has the default server
+INHERITED: Final = frozenset(setting.name for setting in SETTINGS if setting.reach is Reach.INHERITED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +33,30 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointExplanation:
+    """One endpoint of a function.
+
+    Attributes:
+        server: the base URL that requests go to, or None where the settings of the function do not fit.
+        rows: one for each setting that is set for it, or for its function where it inherits that. None of the one
+            endpoint called `default`: it inherits everything.
+    """
+
+    name: str
+    server: str | None
+    dialect: str | None
+    sends_key: bool
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionExplanation:
     """One function.
 
     Attributes:
-        server: the base URL that requests go to, or None where the settings do not fit.
-        rows: one for each setting that is set or has a default.
+        server: the base URL that requests go to, of several endpoints the first's; None where the settings do not fit.
+        rows: one for each setting that is set or has a default; of several endpoints' those that they do not inherit.
+        endpoints: in their order; none where it cannot be told what they are called.
         warnings: what works, but probably not as meant.
         notes: what was done to make the settings fit.
         error: why the function cannot be used, or None.
@@ -46,6 +70,12 @@ class FunctionExplanation:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     error: str | None
+    endpoints: tuple[EndpointExplanation, ...] = ()
+
+    @property
+    def has_named_endpoints(self) -> bool:
+        """Whether the operator named endpoints; else there is the one called `default`."""
+        return any(endpoint.name != DEFAULT_NAME for endpoint in self.endpoints)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +109,51 @@ def _explained(function: str, lane: Any) -> FunctionExplanation:
         settings = lane.settings()
     except ConfigError as problem:
         error = str(problem)
-    endpoint = settings.endpoint if settings else None
+    configured = _configured(function, chains, lane)
+    settled = {endpoint.name: endpoint for endpoint in settings.endpoints} if settings else {}
+    first = settings.endpoint if settings else None
+    is_pool = any(each.is_named for each in configured)
+    apart = {name: chain for name, chain in chains.items() if name not in INHERITED}
     return FunctionExplanation(
         function=function,
-        server=endpoint.base_url if endpoint else None,
-        dialect=str(endpoint.dialect) if endpoint else None,
-        sends_key=bool(endpoint and endpoint.credential is not None),
-        rows=tuple(
-            row for name, chain in chains.items() if (row := _row(name, chain)) and _matters(name, row, endpoint)
-        ),
+        server=first.base_url if first else None,
+        dialect=str(first.dialect) if first else None,
+        sends_key=_sends_key(first),
+        rows=_rows(apart, first) if is_pool else _rows(chains, first, quiet=QUIET),
         warnings=tuple(f"{warning.key}: {warning.message}" for warning in settings.warnings) if settings else (),
         notes=settings.notes if settings else (),
         error=error,
+        endpoints=tuple(_endpoint(each, settled.get(each.name)) for each in configured),
+    )
+
+
+def _configured(function: str, chains: Chains, lane: Any) -> tuple[ConfiguredEndpoint, ...]:
+    try:
+        return endpoints_of(function, chains, lane.config, lane.env)
+    except ConfigError:  # it is told as the function's error
+        return ()
+
+
+def _endpoint(configured: ConfiguredEndpoint, settled: Endpoint | None) -> EndpointExplanation:
+    return EndpointExplanation(
+        name=configured.name,
+        server=settled.base_url if settled else None,
+        dialect=str(settled.dialect) if settled else None,
+        sends_key=_sends_key(settled),
+        rows=_rows(configured.chains, settled, quiet=QUIET_AT_ENDPOINT) if configured.is_named else (),
+    )
+
+
+def _sends_key(endpoint: Endpoint | None) -> bool:
+    return endpoint is not None and endpoint.credential is not None
+
+
+def _rows(chains: Chains, endpoint: Endpoint | None, *, quiet: frozenset[str] = frozenset()) -> tuple[Row, ...]:
+    rows = ((name, _row(name, chain)) for name, chain in chains.items())
+    return tuple(
+        row
+        for name, row in rows
+        if row and _matters(name, row, endpoint) and not (name in quiet and row.origin == "default")
     )
 
 
@@ -116,23 +179,41 @@ def _shown(name: str, value: Any) -> str:
         return "none (no Authorization is sent)"
     if isinstance(value, Secret):
         return MASK
-    if isinstance(value, tuple):  # headers: a value may be a secret, a name is none
+    if isinstance(value, Price):
+        return f"{value.input:g}/{value.output:g}"
+    if name == "headers":  # a value may be a secret, a name is none
         return ", ".join(f"{header}: {MASK}" for header, _ in value)
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return masked(value) if name in URLS else str(value)
 
 
+def title(explained: FunctionExplanation | EndpointExplanation) -> str:
+    """The server, how it is spoken to, and whether with a key; of several endpoints their number."""
+    if not explained.server:
+        return ""
+    if isinstance(explained, FunctionExplanation) and explained.has_named_endpoints:
+        return f"{len(explained.endpoints)} endpoints" if len(explained.endpoints) > 1 else "1 endpoint"
+    key = "with a key" if explained.sends_key else "without a key"
+    return f"{explained.server} ({explained.dialect}, {key})"
+
+
 def _lines(function: FunctionExplanation) -> list[str]:
-    key = "with a key" if function.sends_key else "without a key"
-    head = (
-        f"{function.function}: {function.server} ({function.dialect}, {key})" if function.server else function.function
-    )
-    width = max((len(row.setting) for row in function.rows), default=0)
-    lines = [head]
-    for row in function.rows:
-        shadows = f", shadows {', '.join(row.shadows)}" if row.shadows else ""
-        lines.append(f"  {row.setting:<{width}} = {row.value}  [{row.origin}{shadows}]")
+    place = title(function)
+    lines = [f"{function.function}: {place}" if place else function.function, *_lines_of(function.rows)]
+    for endpoint in function.endpoints if function.has_named_endpoints else ():
+        place = title(endpoint)
+        lines.append(f"  {endpoint.name}: {place}" if place else f"  {endpoint.name}")
+        lines.extend(f"  {line}" for line in _lines_of(endpoint.rows))
     lines.extend(f"  note: {note}" for note in function.notes)
     lines.extend(f"  warning: {warning}" for warning in function.warnings)
     if function.error:
         lines.append(f"  error: {function.error}")
     return lines
+
+
+def _lines_of(rows: tuple[Row, ...]) -> Iterator[str]:
+    width = max((len(row.setting) for row in rows), default=0)
+    for row in rows:
+        shadows = f", shadows {', '.join(row.shadows)}" if row.shadows else ""
+        yield f"  {row.setting:<{width}} = {row.value}  [{row.origin}{shadows}]"

@@ -4,63 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from dependency_injector import providers
 
 from llmwire.services.errors import ConfigError
 
 from .configuration import Environment, FirstOf, layer_of, tree
-from .settings import FUNCTIONS
+from .endpoints import Chains, ConfiguredEndpoint, collision, variables_of
+from .settings import FUNCTIONS, SETTINGS, Reach
 
 #: an environment variable this near to one of ours is a misspelling; a shell's own COMPLETION_WAITING_DOTS is not
-NEAR = 0.75
+NEAR: Final = 0.75
 #: the same for variables that every program shares: others have names of their own there, so it is only a warning
-SHARED_NEAR = 0.93
+SHARED_NEAR: Final = 0.93
 #: lists variables, divided by commas, that belong to other programs however near they are
-IGNORE = "LLMWIRE_IGNORE"
+IGNORE: Final = "LLMWIRE_IGNORE"
+#: what stands between function and setting in RAFT's spelling
+RAFT: Final = ("OPENAI", "AZURE_OPENAI")
+
+
+def check_tables(function: str, chains: Iterable[FirstOf[Any]], config: providers.Configuration) -> None:
+    """Refuse what stands where a table of this function, or a shared one, belongs. Raises ConfigError."""
+    _check_tables(function, _tables(_paths(chains)) | {f"{function}.endpoints"}, config)
 
 
 def check_spelling(
-    function: str, chains: Iterable[FirstOf[Any]], config: providers.Configuration, env: providers.Configuration
+    function: str,
+    chains: Chains,
+    endpoints: Iterable[ConfiguredEndpoint],
+    config: providers.Configuration,
+    env: providers.Configuration,
 ) -> tuple[str, ...]:
-    """Refuse names that no chain of this function reads, in its own tables and the shared ones.
+    """Refuse names that no chain of this function and its endpoints reads, in its own tables and the shared ones.
 
     Returns:
-        What to warn of: shared variables that are near to one that is read.
+        What to warn of: shared variables that are near to one that is read, and those of endpoints that nobody named.
     Raises:
         ConfigError: names the key, its origin and the nearest right one.
     """
-    places = {place.get_name() for chain in chains for place in chain.places}
-    _check_tree(function, {name.removeprefix("config.") for name in places if name.startswith("config.")}, config)
-    variables = {name.removeprefix("env.") for name in places if name.startswith("env.")}
-    _check_environment(function, variables, env)
-    return tuple(
-        f"{name} is read by nothing; did you mean {near[0]}?"
-        for prefix in ("OPENAI_", "AZURE_OPENAI_")
-        for name in _unread(prefix, variables, tree(env))
-        if (near := get_close_matches(name, sorted(variables), n=1, cutoff=SHARED_NEAR))
-    )
+    every = [*chains.values(), *(chain for endpoint in endpoints for chain in endpoint.chains.values())]
+    _check_tree(function, _paths(every), config)
+    return _Variables(function, chains, endpoints, env).check()
 
 
-def _check_tree(function: str, known: set[str], config: providers.Configuration) -> None:
-    tables = {name.rpartition(".")[0] for name in known} | set(FUNCTIONS)
+def _paths(chains: Iterable[FirstOf[Any]]) -> set[str]:
+    """What the chains read of the configuration, as in `completion.base_url`."""
+    names = (place.get_name() for chain in chains for place in chain.places)
+    return {name.removeprefix("config.") for name in names if name.startswith("config.")}
+
+
+def _tables(paths: Iterable[str]) -> set[str]:
+    """The tables that the paths lead through."""
+    tables = set(FUNCTIONS)
+    for path in paths:
+        segments = path.split(".")
+        tables.update(".".join(segments[:depth]) for depth in range(1, len(segments)))
+    return tables
+
+
+def _check_tree(function: str, paths: set[str], config: providers.Configuration) -> None:
+    tables = _tables(paths)
+    _check_tables(function, tables, config)
     others = tuple(f"{other}." for other in FUNCTIONS if other != function)
-    file = getattr(layer_of(config)(), "file", None)
+    for path, _ in _walk(tree(config), tables):
+        if path not in paths | tables and not path.startswith(others):
+            raise _error("is no setting", path, config, _remedy(function, path, paths | tables))
+
+
+def _check_tables(function: str, tables: set[str], config: providers.Configuration) -> None:
     for path, value in _walk(tree(config), tables):
-        if path in known or path.startswith(others):
-            continue
-        if path in tables:
-            if value is None or (path in FUNCTIONS and path != function):
-                continue
-            raise _error("is no table", path, file, f"Write [{path}] and its settings below it.")
-        names = sorted(known | {table for table in tables if table})
-        raise _error("is no setting", path, file, _suggestion(path, names))
-
-
-def _error(problem: str, path: str, file: str | None, remedy: str) -> ConfigError:
-    origin = f"config.{path} ({file})" if file else f"config.{path}"
-    return ConfigError(problem, key=path, origin=origin, remedy=remedy)
+        if path in tables and value is not None and (path == function or path not in FUNCTIONS):
+            table = f"{path}.primary" if path == f"{function}.endpoints" else path
+            raise _error("is no table", path, config, f"Write [{table}] and its settings below it.")
 
 
 def _walk(table: Mapping[str, Any], tables: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -73,33 +89,124 @@ def _walk(table: Mapping[str, Any], tables: set[str], prefix: str = "") -> Itera
             yield path, value
 
 
-def _check_environment(function: str, known: set[str], env: providers.Configuration) -> None:
-    layer = layer_of(env)
-    for prefix in (f"{function.upper()}_", "LLMWIRE_"):
+def _error(problem: str, path: str, config: providers.Configuration, remedy: str) -> ConfigError:
+    file = getattr(layer_of(config)(), "file", None)
+    origin = f"config.{path} ({file})" if file else f"config.{path}"
+    return ConfigError(problem, key=path, origin=origin, remedy=remedy)
+
+
+def _remedy(function: str, path: str, known: set[str]) -> str:
+    endpoints = f"{function}.endpoints."
+    if not path.startswith(endpoints):
+        return _suggestion(path, {name for name in known if not name.startswith(endpoints)})
+    table, _, setting = path.removeprefix(endpoints).partition(".")
+    if f"{function}.{setting}" in known:
+        return f"Write it in [{function}]: it is of the function as a whole."
+    # Only what follows the endpoint's table is compared: the long beginning makes all of them alike.
+    begin = f"{endpoints}{table}."
+    return _suggestion(setting, {name.removeprefix(begin) for name in known if name.startswith(begin)}, begin)
+
+
+def _suggestion(name: str, known: set[str], begin: str = "") -> str:
+    near = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"Did you mean {begin}{near[0]}?" if near else f"Known are {', '.join(sorted(known))}."
+
+
+class _Variables:
+    """The variables that begin as those of one function, or as those of all, and that no chain reads."""
+
+    def __init__(
+        self, function: str, chains: Chains, endpoints: Iterable[ConfiguredEndpoint], env: providers.Configuration
+    ) -> None:
+        self._function, self._prefix, self._chains, self._env = function, f"{function.upper()}_", chains, env
+        self._held = tree(env)
+        self._known = set(variables_of(place for chain in chains.values() for place in chain.places))
+        self._of_endpoints = {
+            endpoint.prefix: set(variables_of(place for chain in endpoint.chains.values() for place in chain.own))
+            for endpoint in endpoints
+            if endpoint.is_named
+        }
+
+    def check(self) -> tuple[str, ...]:
+        """What to warn of. Raises ConfigError where a name is near to one that is read."""
+        unnamed: dict[str, list[str]] = {}
+        for variable in self._unread(self._prefix):
+            if name := self._endpoint_in(variable):
+                unnamed.setdefault(name, []).append(variable)
+            else:
+                self._refuse_if_near(variable)
+        for variable in self._unread("LLMWIRE_"):
+            self._refuse_if_near(variable)
+        return (*(self._told(*each) for each in unnamed.items()), *self._near_shared())
+
+    def _unread(self, prefix: str) -> Iterator[str]:
+        """Variables with the prefix that hold something and that no chain reads."""
+        ignored = {IGNORE, *str(self._held.get(IGNORE) or "").replace(",", " ").split()}
+        read = self._known.union(ignored, *self._of_endpoints.values())
+        for name in sorted(self._held):
+            if name.startswith(prefix) and name not in read and str(self._held[name] or "").strip():
+                yield name
+
+    def _endpoint_in(self, variable: str) -> str | None:
+        """The endpoint that the variable is meant for by its form, as in COMPLETION_BACKUP_BASE_URL."""
+        written = variable.removeprefix(self._prefix)
+        endings = [ending for ending in _endings_at_endpoints(self._function) if written.endswith(f"_{ending}")]
+        if not endings:
+            return None
+        ending = max(endings, key=len)
+        part = written.removesuffix(f"_{ending}")
+        names_server = ending in ("BASE_URL", "API_KEY") or ending.startswith("AZURE_")
+        if not (names_server or self._of_endpoints) or not part[:1].isalpha() or self._is_raft(part):
+            return None
+        return None if collision(f"{self._prefix}{part}_", self._chains) else part.lower()
+
+    def _is_raft(self, part: str) -> bool:
+        """Whether it is RAFT's word, or nearly, and not an endpoint's name: also after a name, where it is too much."""
+        for prefix in self._of_endpoints:
+            part = part.removeprefix(prefix.removeprefix(self._prefix))
+        return bool(get_close_matches(part, RAFT, n=1, cutoff=NEAR))
+
+    def _refuse_if_near(self, variable: str) -> None:
+        if right := self._right(variable):
+            layer = layer_of(self._env)
+            origin = layer.origin_of(variable) if isinstance(layer, Environment) else f"env.{variable}"
+            remedy = f"Did you mean {right}? If it is another program's, list it in {IGNORE}."
+            raise ConfigError("is no setting", key=variable, origin=origin, remedy=remedy)
+
+    def _right(self, variable: str) -> str | None:
+        """The variable that is meant, if one is."""
+        prefixes = sorted((*self._of_endpoints, self._prefix, "LLMWIRE_"), key=len)
+        prefix = next(each for each in reversed(prefixes) if variable.startswith(each))
         # Only what follows the prefix is compared: Kubernetes sets COMPLETION_PORT beside a service `completion`.
-        endings = {name.removeprefix(prefix) for name in known if name.startswith(prefix)}
-        for name in _unread(prefix, known, tree(env)):
-            if right := _nearest(name.removeprefix(prefix), endings):
-                origin = layer.origin_of(name) if isinstance(layer, Environment) else f"env.{name}"
-                remedy = f"Did you mean {prefix}{right}? If it is another program's, list it in {IGNORE}."
-                raise ConfigError("is no setting", key=name, origin=origin, remedy=remedy)
+        ending = variable.removeprefix(prefix)
+        if prefix not in self._of_endpoints:
+            return _nearest(ending, prefix, self._known)
+        if f"{self._prefix}{ending}" in self._known and not ending.startswith("OPENAI_"):
+            return f"{self._prefix}{ending}"  # a setting of the function as a whole
+        return _nearest(ending.removeprefix("OPENAI_"), prefix, self._of_endpoints[prefix])
+
+    def _told(self, name: str, variables: list[str]) -> str:
+        is_table = self._chains["endpoints"].origin().startswith("config.")
+        place = f"the tables below [{self._function}.endpoints]" if is_table else f"{self._prefix}ENDPOINTS"
+        return f"{', '.join(variables)} {'is' if len(variables) == 1 else 'are'} read by nothing: add {name} to {place}"
+
+    def _near_shared(self) -> Iterator[str]:
+        for prefix in ("OPENAI_", "AZURE_OPENAI_"):
+            for name in self._unread(prefix):
+                if near := get_close_matches(name, sorted(self._known), n=1, cutoff=SHARED_NEAR):
+                    yield f"{name} is read by nothing; did you mean {near[0]}?"
 
 
-def _unread(prefix: str, known: set[str], variables: Mapping[str, Any]) -> Iterator[str]:
-    """Variables with the prefix that hold something and that no chain reads."""
-    ignored = {IGNORE, *str(variables.get(IGNORE) or "").replace(",", " ").split()}
-    for name in sorted(variables):
-        if name.startswith(prefix) and name not in known | ignored and str(variables[name] or "").strip():
-            yield name
+def _endings_at_endpoints(function: str) -> Iterator[str]:
+    """How the variables of an endpoint end, as in BASE_URL."""
+    for setting in SETTINGS:
+        if function in setting.only and setting.reach is not Reach.FUNCTION:
+            yield from (place.partition("}_")[2] for place in setting.at_endpoint if place.startswith("env."))
 
 
-def _nearest(name: str, known: set[str]) -> str | None:
+def _nearest(name: str, prefix: str, known: Iterable[str]) -> str | None:
     """The known name that is meant: a near one, or one of which only the end was written, as in URL for BASE_URL."""
-    near = get_close_matches(name, sorted(known), n=1, cutoff=NEAR)
-    longer = sorted((each for each in known if each.endswith(f"_{name}")), key=len)
-    return next(iter(near + longer), None)
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+    endings = sorted(each.removeprefix(prefix) for each in known if each.startswith(prefix))
+    near = get_close_matches(name, endings, n=1, cutoff=NEAR)
+    longer = sorted((each for each in endings if each.endswith(f"_{name}")), key=len)
+    return next((f"{prefix}{each}" for each in near + longer), None)

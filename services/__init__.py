@@ -10,33 +10,60 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .completion import AsyncCompletionService, CompletionService
     from .embedding import AsyncEmbeddingService, BatchSpec, EmbeddingService
-    from .events import AttemptEnded, ConfigWarned, Event, Listener
+    from .events import (
+        AttemptEnded,
+        BreakerChanged,
+        ConfigWarned,
+        EndpointDisabled,
+        EndpointPaused,
+        Event,
+        Listener,
+        StreamEnded,
+    )
+    from .provenance import Attempt, Provenance, recorded
+    from .routing.pool import EndpointState
     from .wiring import inject
 
 __all__ = [
     "AsyncCompletionService",
     "AsyncEmbeddingService",
+    "Attempt",
     "AttemptEnded",
     "BatchSpec",
+    "BreakerChanged",
     "CompletionService",
     "ConfigWarned",
     "EmbeddingService",
+    "EndpointDisabled",
+    "EndpointPaused",
+    "EndpointState",
     "Event",
     "Listener",
+    "Provenance",
+    "StreamEnded",
     "inject",
+    "recorded",
 ]
 
 _HOMES = {
     "AsyncCompletionService": "completion",
     "AsyncEmbeddingService": "embedding",
+    "Attempt": "provenance",
     "AttemptEnded": "events",
     "BatchSpec": "embedding",
+    "BreakerChanged": "events",
     "CompletionService": "completion",
     "ConfigWarned": "events",
     "EmbeddingService": "embedding",
+    "EndpointDisabled": "events",
+    "EndpointPaused": "events",
+    "EndpointState": "routing.pool",
     "Event": "events",
     "Listener": "events",
+    "Provenance": "provenance",
+    "StreamEnded": "events",
     "inject": "wiring",
+    "recorded": "provenance",
 }
 
 

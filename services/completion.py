@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ConfigError, InvalidReply, NoText, StreamTruncated
+from .errors import ConfigError, InvalidReply, NoText, StreamTruncated, as_they_are
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -51,6 +51,7 @@ class CompletionService(_Asking):
             options: handed to the SDK unread, as `temperature=0` or `timeout=5`.
         Raises:
             NoText: the answer carries no text: tool calls, a refusal or a content filter.
+            AllEndpointsFailed: no endpoint could answer. Where one gave an HTTP error it is the SDK's, as ever.
         """
         return text_of(self.chat(prompt, system=system, model=model, **options))
 
@@ -71,12 +72,13 @@ class CompletionService(_Asking):
         The connection is given back at the end, on `close()`, and when the iteration is given up.
 
         Raises:
-            StreamTruncated: the stream ended before the model said that it was done; carries what had arrived.
+            StreamInterrupted: the stream broke off after its first piece; carries what had arrived.
+            StreamTruncated: it ended before the model said that it was done; carries what had arrived.
             NoText: it ended well, but without a text: tool calls, a refusal or a content filter.
         """
         request = self._request(prompt, system, model, options)
         ending = _Ending()
-        with _closing(self._client.chat.completions.create(stream=True, **request)) as chunks:
+        with as_they_are(), _closing(self._client.chat.completions.create(stream=True, **request)) as chunks:
             for chunk in chunks:
                 yield from ending.pieces(chunk)
         ending.check()
@@ -126,10 +128,11 @@ class AsyncCompletionService(_Asking):
         """As `CompletionService.stream`. One who leaves the loop early closes at once with `contextlib.aclosing`."""
         request = self._request(prompt, system, model, options)
         ending = _Ending()
-        async with _aclosing(await self._client.chat.completions.create(stream=True, **request)) as chunks:
-            async for chunk in chunks:
-                for piece in ending.pieces(chunk):
-                    yield piece
+        with as_they_are():
+            async with _aclosing(await self._client.chat.completions.create(stream=True, **request)) as chunks:
+                async for chunk in chunks:
+                    for piece in ending.pieces(chunk):
+                        yield piece
         ending.check()
 
     async def parse(
@@ -186,9 +189,10 @@ def _first_choice(answer: Any) -> Any:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """The SDK stumbles over an answer that it cannot read, as over a web page where it should parse an object."""
+    """Our own errors as they are; and the SDK stumbles over an answer of a foreign client that it cannot read."""
     try:
-        yield
+        with as_they_are():
+            yield
     except (AttributeError, JSONDecodeError) as error:
         raise InvalidReply(f"{_NO_COMPLETION} ({error})") from error
 
@@ -208,7 +212,9 @@ class _Ending:
 
     def pieces(self, chunk: Any) -> Iterator[str]:
         """The text in a chunk, if it has any."""
-        for choice in (chunk.choices or [])[:1]:  # none where it tells the usage
+        for choice in chunk.choices or []:  # none where it tells the usage
+            if getattr(choice, "index", 0):  # another answer, where several were asked for
+                continue
             self._reason = getattr(choice, "finish_reason", None) or self._reason
             if piece := getattr(choice.delta, "content", None):
                 self._received.append(piece)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, InvalidInput, InvalidReply
+from .errors import ConfigError, InvalidInput, InvalidReply, as_they_are
 
 if TYPE_CHECKING:
     import numpy as np
@@ -224,9 +224,10 @@ def _block(vectors: list[Any], dimensions: int | None) -> Matrix:
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """The SDK stumbles over an answer that it cannot read, as over a web page."""
+    """Our own errors as they are; and the SDK stumbles over an answer of a foreign client that it cannot read."""
     try:
-        yield
+        with as_they_are():
+            yield
     except (AttributeError, ValueError) as error:
         raise InvalidReply(f"{_NO_EMBEDDINGS} ({error})") from error
 

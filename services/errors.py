@@ -6,13 +6,22 @@ LLMWireError
     InvalidInput           the caller: an input that no server could take; also a ValueError
     InvalidReply           the server: an answer that is not what was asked for
         NoText             the answer is valid, but carries no text (tool calls, a refusal, a filter)
-    StreamTruncated        a stream ended before it was complete
+    NoRoute                the caller: an endpoint that does not exist
+    AllEndpointsFailed     nobody could answer: carries the attempts and when to ask again
+        DeadlineExceeded   the time was over; also a TimeoutError
+    StreamInterrupted      a stream broke off after its first content; carries what had arrived
+        StreamTruncated    it ended in order, but before it was complete
     NetworkRefused         a test: a real network call where the tests forbid it
 
 Knows messages; knows nothing of HTTP.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from .provenance import Attempt
 
 
 class LLMWireError(Exception):
@@ -23,8 +32,20 @@ class LLMWireError(Exception):
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
+@contextmanager
+def as_they_are() -> Iterator[None]:
+    """Raise our own errors inside the block as they are: the SDK raises its own from them."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(cause := error.__cause__, LLMWireError):
+            raise cause from cause.__cause__
+        raise
+
+
 def _rebuilt(cls: type[LLMWireError], args: tuple[object, ...], state: dict[str, object]) -> LLMWireError:
     error = cls.__new__(cls, *args)
+    error.args = args  # an OSError, as TimeoutError is, leaves that to its __init__
     error.__dict__.update(state)
     return error
 
@@ -68,12 +89,48 @@ class NoText(InvalidReply):
     """A completion without text: tool calls, a refusal or a content filter. `chat()` returns the whole answer."""
 
 
-class StreamTruncated(LLMWireError):  # noqa: N818
-    """A stream ended before the model said that it was done. `received` is the text that had arrived."""
+class NoRoute(LLMWireError):  # noqa: N818
+    """A call asks for an endpoint that does not exist."""
+
+
+class AllEndpointsFailed(LLMWireError):  # noqa: N818
+    """No endpoint could answer a call.
+
+    Args:
+        function: `completion` or `embedding`.
+        attempts: in their order; what each server said is not in them.
+        reasons: why the endpoints that were not asked were left alone, by their names.
+        retry_after_s: when it is worth asking again, where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        function: str,
+        attempts: tuple[Attempt, ...] = (),
+        reasons: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.function, self.attempts, self.reasons = function, attempts, dict(reasons or {})
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class DeadlineExceeded(AllEndpointsFailed, TimeoutError):  # noqa: N818
+    """No endpoint answered in time."""
+
+
+class StreamInterrupted(LLMWireError):  # noqa: N818
+    """A stream broke off after its first content. `received` is the text that had arrived, of the first choice."""
 
     def __init__(self, message: str, *, received: str) -> None:
         self.received = received
         super().__init__(message)
+
+
+class StreamTruncated(StreamInterrupted):
+    """A stream ended in order, but before the model said that it was done. `received` is the text until then."""
 
 
 class NetworkRefused(LLMWireError):  # noqa: N818

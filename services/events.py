@@ -30,8 +30,9 @@ class AttemptEnded:
         server: scheme, host and port of the endpoint; no path, no query, no user.
         operation: the API path below the base URL, as in `chat/completions`.
         status: the HTTP status, or None where no answer arrived.
-        error: the class name of what failed, or None.
-        took_s: from the start of the attempt to the answer's head.
+        error: what failed where no usable answer arrived, in one word, as in `ConnectError` or `InvalidReply`; or None.
+        took_s: from the start of the attempt to its end; of a stream to its first content.
+        blame: whose fault it was, as in `endpoint` or `caller`; None where it served.
     """
 
     function: str
@@ -41,9 +42,60 @@ class AttemptEnded:
     status: int | None
     error: str | None
     took_s: float
+    blame: str | None = None
 
 
-Event = ConfigWarned | AttemptEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnded:
+    """A stream whose first content had been handed on came to its end.
+
+    Attributes:
+        error: `StreamInterrupted`, `StreamTruncated`, `cancelled` where the caller gave it up, or None: complete.
+        took_s: from the start of its attempt.
+    """
+
+    function: str
+    endpoint: str
+    error: str | None
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerChanged:
+    """An endpoint's breaker is in another state now: `open` with the time until it is probed, or `closed`."""
+
+    function: str
+    endpoint: str
+    state: str
+    for_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointPaused:
+    """An endpoint is left alone for a while, as it is busy or asked for it."""
+
+    function: str
+    endpoint: str
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointDisabled:
+    """An endpoint certainly cannot answer; it is asked again after `for_s` seconds.
+
+    Attributes:
+        reason: as in `401` or `certificate`.
+        model: the one model that it does not know, or None: it is disabled as a whole.
+    """
+
+    function: str
+    endpoint: str
+    reason: str
+    for_s: float
+    model: str | None = None
+
+
+Event = ConfigWarned | AttemptEnded | StreamEnded | BreakerChanged | EndpointPaused | EndpointDisabled
 
 
 class Listener(Protocol):

@@ -2,12 +2,15 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from llmwire.container import LLMContainer
-from llmwire.container.settings import SETTINGS
+from llmwire.container.settings import SETTINGS, Reach
+from llmwire.services.routing.balancer import Strategy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +34,31 @@ def test_the_table_of_settings_names_every_default(setting):
     assert [text for text in written if text not in README] == []
 
 
+def test_the_readme_names_the_settings_that_no_endpoint_has():
+    (listed,) = re.findall(r"^- Of the function as a whole are (.*?)\.", README, flags=re.MULTILINE | re.DOTALL)
+
+    assert set(re.findall(r"`(\w+)`", listed)) == {
+        setting.name for setting in SETTINGS if setting.reach is Reach.FUNCTION
+    }
+
+
+def test_the_readme_names_every_strategy():
+    assert [strategy for strategy in Strategy if strategy not in README] == []
+
+
+def _tables():
+    for document in DOCUMENTS:
+        if document.exists():
+            yield from re.findall(r"```toml\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("text", list(_tables()))
+def test_every_table_is_usable_as_it_stands(text):
+    container = LLMContainer(config=tomllib.loads(text), env={"OPENAI_API_KEY": "sk-other"})
+
+    assert container.explain().is_usable, str(container.explain())
+
+
 def _groups_of_env_example():
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     for group in re.split(r"^# ---.*$", text, flags=re.MULTILINE)[1:]:
@@ -49,7 +77,7 @@ def test_every_python_example_is_python(document):
     blocks = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
 
     for block in blocks:
-        ast.parse(block)
+        ast.parse(dedent(block))  # one that belongs to an item of a list is indented as it is
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -5,7 +5,19 @@ import sys
 
 import pytest
 
-HEAVY = ("azure", "dotenv", "httpcore2", "httpx2", "numpy", "openai", "pydantic_core", "rich", "typer")
+HEAVY = (
+    "azure",
+    "dotenv",
+    "httpcore2",
+    "httptools",
+    "httpx2",
+    "msgspec",
+    "numpy",
+    "openai",
+    "pydantic_core",
+    "rich",
+    "typer",
+)
 
 
 def _loaded_by(statement):

@@ -1,10 +1,10 @@
-"""One server and how to speak to it. Knows addresses and credentials; knows nothing of HTTP or time."""
+"""One server and how to speak to it. Knows addresses, credentials and limits; knows nothing of HTTP or clocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
 from ..secrets import Secret
@@ -28,6 +28,33 @@ class TokenSource(Protocol):
 Credential = Secret | TokenSource | None
 
 
+def expires(credential: Credential) -> TypeGuard[TokenSource]:
+    """Whether it is a source of tokens. To ask whether it has a source's methods would be slow."""
+    return credential is not None and not isinstance(credential, Secret)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a million tokens cost, in a currency of the operator's choice, the same for all endpoints."""
+
+    input: float
+    output: float
+
+    @property
+    def blended(self) -> float:
+        """One figure to compare by: three input tokens for each output token, the usual mix of a chat."""
+        return (3 * self.input + self.output) / 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long one attempt may wait, in seconds; each is cut to what remains of the call's deadline."""
+
+    connect_s: float = 2.0  #: a server on the way answers a handshake in less; a dead one is told soon
+    first_byte_s: float = 60.0  #: until the answer's head, and of a stream until its first content
+    chunk_s: float = 30.0  #: between two pieces of a body; a model that thinks sends pieces or comments meanwhile
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A server that may answer for one function.
@@ -38,8 +65,13 @@ class Endpoint:
         base_url: with the API path, without a slash at its end, as in `http://localhost:8000/v1`.
         credential: a key, a source of tokens, or None for no Authorization at all.
         headers: names and values that go to this server with every request.
-        deadline_s: for one request, from its start to the last byte of a plain answer or the first of a stream.
         deployment: Azure's name for the model; None takes the request's `model`.
+        model: asked for in place of the request's `model`; None passes that through.
+        weight: its share of the load beside others of its tier, above 0.
+        tier: endpoints of the lowest tier that can answer are asked; higher ones stand by.
+        tags: words that rules may choose by.
+        price: None where nobody said.
+        server: scheme, host and port: what may be shown, and what a key is bound to.
     """
 
     function: str
@@ -48,14 +80,19 @@ class Endpoint:
     dialect: Dialect = Dialect.OPENAI
     credential: Credential = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    deadline_s: float = 120.0
     api_version: str | None = None
     deployment: str | None = None
+    model: str | None = None
+    weight: float = 1.0
+    tier: int = 0
+    tags: tuple[str, ...] = ()
+    price: Price | None = None
+    timeouts: Timeouts = Timeouts()
 
-    @property
-    def server(self) -> str:
-        """Scheme, host and port: what may be shown, and what a key is bound to."""
-        return server_of(self.base_url)
+    server: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "server", server_of(self.base_url))  # once: it is looked at in every call
 
 
 def server_of(url: str) -> str:

@@ -10,24 +10,24 @@ import asyncio
 import contextlib
 import ssl
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import cache
 from importlib import import_module
 
-import httpcore2
 import httpx2
 
 from ..forking import no_fork_meanwhile, renew_in_child
-from .deadline import DeadlineBackend
+from .blocking import ConnectionPool, SyncAnswer
+from .deadline import Watch
+from .nonblocking import AsyncConnectionPool
+from .written import Written
 
-MAX_CONNECTIONS = 1000  #: the SDK's own figures
-MAX_KEEPALIVE = 100
-KEEPALIVE_S = 5.0
+MAX_CONNECTIONS = 1000  #: at once to one server: the SDK's own figure
+KEEPALIVE_S = 5.0  #: also the SDK's; many servers close what is idle for longer
 
 # What a first connection imports, now: our importer lets no fork happen meanwhile (see `no_fork_meanwhile`).
-for _name in ("encodings.idna", "anyio._backends._asyncio"):
-    with contextlib.suppress(ImportError):  # a name that has moved is imported a little later, that is all
-        import_module(_name)
+with contextlib.suppress(ImportError):  # a name that has moved is imported a little later, that is all
+    import_module("encodings.idna")
 
 
 @cache
@@ -45,48 +45,53 @@ def _ssl_context_for(server: str) -> ssl.SSLContext:
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; with no authorities it trusts nobody
 
 
-class _Inner(httpx2.HTTPTransport):
-    """httpx2's transport over connections whose waits end at the deadline of the call."""
-
-    def __init__(self, server: str) -> None:
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=_ssl_context_for(server),
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=MAX_KEEPALIVE,
-            keepalive_expiry=KEEPALIVE_S,
-            network_backend=DeadlineBackend(),
-        )
-
-
 class Connections:
     """The connections of one process to one server."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._lock = threading.Lock()
-        self._inner: httpx2.BaseTransport | None = None
+        self._pool: ConnectionPool | None = None
         self._of_parents: list[object] = []
         renew_in_child(self)
 
-    def transport(self) -> httpx2.BaseTransport:
-        """The transport of this process."""
-        with self._lock:
-            if self._inner is None:
-                self._inner = _Inner(self._server)
-            return self._inner
+    def send(self, written: Written, watch: Watch) -> SyncAnswer:
+        """Send, and wait for the answer's head. Raises httpcore2's errors."""
+        return (self._pool or self._opened()).send(written, watch)
+
+    def drop_idle(self) -> None:
+        """Use none of the connections that are idle now again: one of them was dead."""
+        if (pool := self._pool) is not None:
+            pool.drop_idle()
+
+    def retire(self) -> None:
+        """Keep no connection for later; calls under way keep theirs until they end."""
+        if (pool := self._pool) is not None:
+            pool.retire()
 
     def close(self) -> None:
         """Close all connections of this process. A later request opens new ones."""
         with self._lock:
-            inner, self._inner = self._inner, None
-        if inner is not None:
-            inner.close()
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
     def renew_after_fork(self) -> None:
         """Forget the parent's connections without closing them: they are still its own."""
         self._lock = threading.Lock()
-        self._of_parents.append(self._inner)
-        self._inner = None
+        self._of_parents.append(self._pool)
+        self._pool = None
+
+    def _opened(self) -> ConnectionPool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    _ssl_context_for(self._server),
+                    max_connections=MAX_CONNECTIONS,
+                    max_idle=MAX_CONNECTIONS,
+                    keepalive_s=KEEPALIVE_S,
+                )
+            return self._pool
 
 
 class AsyncConnections:
@@ -99,8 +104,8 @@ class AsyncConnections:
         self._of_parents: list[object] = []
         renew_in_child(self)
 
-    async def transport(self) -> httpx2.AsyncBaseTransport:
-        """The transport of the running loop."""
+    async def pool(self) -> AsyncConnectionPool:
+        """The connections of the running loop."""
         loop = asyncio.get_running_loop()
         known = self._by_loop.get(loop)
         if known is None:
@@ -109,14 +114,25 @@ class AsyncConnections:
                 self._by_loop = {other: of for other, of in self._by_loop.items() if not other.is_closed()}
                 self._by_loop[loop] = known
             await known.close_with_loop()
-        return known.transport
+        return known.pool
 
-    async def aclose(self) -> None:
-        """Close the running loop's connections and wait; have the other loops close theirs."""
+    def retire(self) -> None:
+        """Have every loop keep no connection for later; calls under way keep theirs until they end."""
+        with self._lock:
+            everywhere = list(self._by_loop.items())
+        for loop, of_loop in everywhere:
+            _soon(loop, of_loop.retire_soon)
+
+    def close_here(self) -> list[asyncio.Future[None]]:
+        """Close the running loop's connections, and have the other loops close theirs.
+
+        Returns what is done when the sockets of this loop are gone. A later request opens new ones.
+        """
         running = asyncio.get_running_loop()
         self._close_all_but(running)
-        if (own := self._by_loop.get(running)) is not None:
-            await own.aclose()
+        with self._lock:
+            own = self._by_loop.pop(running, None)
+        return own.pool.close() if own is not None else []
 
     def close(self) -> None:
         """Have every loop close its connections, without waiting: for synchronous code."""
@@ -132,23 +148,15 @@ class AsyncConnections:
         with self._lock:
             others = [(loop, of_loop) for loop, of_loop in self._by_loop.items() if loop is not running]
         for loop, of_loop in others:
-            # A loop that is closed has closed its connections; one that stands still does so when it runs again.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(of_loop.close_soon)
+            _soon(loop, of_loop.close_soon)
 
 
 class _OfLoop:
     """The connections of one event loop, which close when it ends, if not before."""
 
     def __init__(self, server: str) -> None:
-        self.transport = httpx2.AsyncHTTPTransport(
-            verify=_ssl_context_for(server),
-            trust_env=False,
-            limits=httpx2.Limits(
-                max_connections=MAX_CONNECTIONS,
-                max_keepalive_connections=MAX_KEEPALIVE,
-                keepalive_expiry=KEEPALIVE_S,
-            ),
+        self.pool = AsyncConnectionPool(
+            _ssl_context_for(server), max_connections=MAX_CONNECTIONS, max_idle=MAX_CONNECTIONS, keepalive_s=KEEPALIVE_S
         )
         self._end = self._until_loop_ends()
         self._closing: asyncio.Task[None] | None = None
@@ -161,12 +169,26 @@ class _OfLoop:
         """Close the connections in a task of the running loop."""
         self._closing = asyncio.ensure_future(self.aclose())
 
+    def retire_soon(self) -> None:
+        """Close each connection once its answer was read, in a task of the running loop."""
+        self._closing = asyncio.ensure_future(self._retire())
+
     async def aclose(self) -> None:
         """Close the connections that are open now."""
-        await self.transport.aclose()
+        await self.pool.aclose()
+
+    async def _retire(self) -> None:
+        await self.pool.retire()
+        await self._end.aclose()
 
     async def _until_loop_ends(self) -> AsyncGenerator[None]:
         try:
             yield
         finally:
             await self.aclose()
+
+
+def _soon(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    """A loop that is closed has closed its connections; one that stands still acts when it runs again."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(act)

@@ -1,97 +1,90 @@
-"""A blocking call that ends when it must, also against a server that sends one byte now and then.
+"""A call that ends when it must, also against a server that sends one byte now and then; and how far it came.
 
 A timeout alone bounds each wait, not their sum. Knows sockets and a clock; knows nothing of requests.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import ssl
 import time
-from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from enum import IntEnum
 
 import httpcore2
 
-WRITE_BYTES = 2**16  #: at a time; a deadline is looked at between two writes
 
-_ends_at: ContextVar[float | None] = ContextVar("llmwire_ends_at", default=None)
+class Phase(IntEnum):
+    """How far an attempt came."""
+
+    LOCAL = 0  #: nothing has left this process
+    CONNECT = 1  #: a connection is being made
+    SENT = 2  #: the server may have the request, or a part of it
+    HEADERS = 3  #: the first bytes of an answer are there
+    BODY = 4  #: the answer's head is there
 
 
-@contextlib.contextmanager
-def ending_at(at: float | None) -> Iterator[None]:
-    """Cut every wait for the network inside the block to what remains until `at` on the monotonic clock, in seconds."""
-    token = _ends_at.set(at)
-    try:
-        yield
-    finally:
-        _ends_at.reset(token)
+class Watch:
+    """Accompanies one attempt through the layers below.
+
+    Attributes:
+        ends_at_s: on the monotonic clock; every wait is cut to it. None: no end.
+        is_fresh: a connection was made for this attempt.
+        is_queued: it waits for one of the connections that are all in use.
+        chunk_s: how long each part of the body may take, once its head is there; None: no limit of its own.
+    """
+
+    __slots__ = ("chunk_s", "ends_at_s", "is_fresh", "is_queued", "phase")
+
+    def __init__(self, ends_at_s: float | None) -> None:
+        self.ends_at_s = ends_at_s
+        self.phase = Phase.LOCAL
+        self.is_fresh = self.is_queued = False
+        self.chunk_s: float | None = None
+
+    def remaining_s(self, timeout: float | None) -> float | None:
+        """The timeout, cut to what remains. Raises httpcore2.ReadTimeout where nothing does."""
+        if self.ends_at_s is None:
+            return timeout
+        left = self.ends_at_s - time.monotonic()
+        if left <= 0:
+            raise httpcore2.ReadTimeout("the deadline has passed")
+        return left if timeout is None or left < timeout else timeout
+
+    def connects(self) -> None:
+        """A connection is being made for it."""
+        self.is_fresh = True
+        if self.phase < Phase.CONNECT:
+            self.phase = Phase.CONNECT
+
+    def writes(self) -> None:
+        """Bytes of the request leave."""
+        if self.phase < Phase.SENT:
+            self.phase = Phase.SENT
+
+    def reads(self) -> None:
+        """Bytes of an answer are there."""
+        if self.phase == Phase.SENT:
+            self.phase = Phase.HEADERS
+
+
+_UNWATCHED = Watch(None)
+_watch: ContextVar[Watch] = ContextVar("llmwire_watch", default=_UNWATCHED)
+
+
+class watched:  # noqa: N801  # reads as what it is: `with watched(watch):`
+    """Have the watch see what the network does inside the block, and cut its waits."""
+
+    __slots__ = ("_token", "_watch")
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        self._token = _watch.set(self._watch)
+
+    def __exit__(self, *_: object) -> None:
+        _watch.reset(self._token)
 
 
 def remaining_s(timeout: float | None) -> float | None:
     """The timeout, cut to what remains. Raises httpcore2.ReadTimeout where nothing does."""
-    at = _ends_at.get()
-    if at is None:
-        return timeout
-    left = at - time.monotonic()
-    if left <= 0:
-        raise httpcore2.ReadTimeout("the deadline has passed")
-    return left if timeout is None else min(timeout, left)
-
-
-class DeadlineBackend(httpcore2.NetworkBackend):
-    """httpcore's own network, with every wait cut to the deadline of the call."""
-
-    def __init__(self) -> None:
-        self._backend = httpcore2.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.NetworkStream:
-        stream = self._backend.connect_tcp(host, port, remaining_s(timeout), local_address, socket_options)
-        return _DeadlineStream(stream)
-
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
-
-
-class _DeadlineStream(httpcore2.NetworkStream):
-    def __init__(self, stream: httpcore2.NetworkStream) -> None:
-        self._stream = stream
-        self._pid = os.getpid()
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, remaining_s(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # Part by part: the stream below waits so long for each piece that the server takes.
-        for at in range(0, len(buffer), WRITE_BYTES):
-            self._stream.write(buffer[at : at + WRITE_BYTES], remaining_s(timeout))
-
-    def close(self) -> None:
-        # To close alone wakes no other thread that waits for this stream. In a child the connection is its parent's.
-        if self._pid == os.getpid():
-            with contextlib.suppress(OSError):
-                self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.NetworkStream:
-        try:
-            left = remaining_s(timeout)
-        except httpcore2.ReadTimeout:
-            self.close()  # as the stream below does where it fails
-            raise
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
+    return _watch.get().remaining_s(timeout)

@@ -5,15 +5,18 @@ The client speaks to a façade URL; here its path becomes the endpoint's, its cr
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
+import httpcore2
 import httpx2
 
-from ..routing.endpoint import Dialect, Endpoint, TokenSource
+from ..routing.endpoint import Dialect, Endpoint, expires
 from ..secrets import Secret
+from .call import Call
+from .written import Headers
 
 #: what may tell a server who is calling: never passed on, whoever set it
 CREDENTIAL_HEADERS = frozenset(
@@ -28,6 +31,11 @@ CREDENTIAL_HEADERS = frozenset(
         "host",
     }
 )
+#: names the one endpoint that a request is for, as a check of each does
+ONLY_HEADER = "x-llmwire-only"
+_NOT_SENT = frozenset(name.encode("ascii") for name in (*CREDENTIAL_HEADERS, ONLY_HEADER))
+#: where a body lies in memory its length is ours to tell, whatever a caller passes on
+_NOT_SENT_WITH_CONTENT = _NOT_SENT | {b"content-length", b"transfer-encoding"}
 
 #: the paths that Azure serves below a deployment, as the SDK's own AzureOpenAI has them
 _DEPLOYED = frozenset(
@@ -58,16 +66,23 @@ class Ambient:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._read: set[str] = set()
-        self._pairs: set[tuple[str, str]] = set()
+        self._pairs: set[tuple[bytes, bytes]] = set()
 
-    def pairs(self) -> AbstractSet[tuple[str, str]]:
+    def pairs(self) -> AbstractSet[tuple[bytes, bytes]]:
         """Names in lower case, with their values."""
         text = self._environment.get("OPENAI_CUSTOM_HEADERS", "")
         if text not in self._read:
             split = (line.partition(":") for line in text.split("\n") if ":" in line)
-            self._pairs.update((name.strip().lower(), value.strip()) for name, _, value in split)
+            pairs = ((name.strip().lower().encode(), value.strip().encode()) for name, _, value in split)
+            self._pairs.update(pairs)
             self._read.add(text)
         return self._pairs
+
+    def leave(self, request: httpx2.Request) -> None:
+        """Take them out of a request: the SDK keeps it in its errors, and whoever pickles one sends it on."""
+        if foreign := self.pairs():
+            kept = [pair for pair in request.headers.raw if (pair[0].lower(), pair[1]) not in foreign]
+            request.headers = httpx2.Headers(kept)
 
 
 def operation_of(url: httpx2.URL, facade: httpx2.URL) -> str:
@@ -95,17 +110,34 @@ def _climbs(path: str) -> bool:
     return any(segment.partition(";")[0] == ".." for segment in path.replace("\\", "/").split("/"))
 
 
-def url_for(endpoint: Endpoint, operation: str, request: httpx2.Request) -> httpx2.URL:
-    """Where the endpoint serves the operation, with the request's query."""
-    if endpoint.dialect is Dialect.AZURE and operation in _DEPLOYED:
-        deployment = endpoint.deployment or _model_in(request)
-        operation = f"deployments/{_segment(deployment)}/{operation}" if deployment else operation
+def url_for(endpoint: Endpoint, call: Call) -> httpcore2.URL:
+    """Where the endpoint serves the call, with the request's query."""
+    query = call.request.url.query
+    if endpoint.dialect is Dialect.AZURE:
+        return _azure_url(endpoint, call, query)
+    return _url(endpoint.base_url, call.operation, query)
+
+
+@lru_cache(maxsize=1024)
+def _url(base_url: str, operation: str, query: bytes) -> httpcore2.URL:
+    url = httpx2.URL(f"{base_url}/{operation}")
+    return _raw(url.copy_with(query=query) if query else url)
+
+
+def _azure_url(endpoint: Endpoint, call: Call, query: bytes) -> httpcore2.URL:
+    operation = call.operation
+    if operation in _DEPLOYED and (deployment := endpoint.deployment or endpoint.model or call.model):
+        operation = f"deployments/{_segment(deployment)}/{operation}"
     url = httpx2.URL(f"{endpoint.base_url}/{operation}")
-    if request.url.query:
-        url = url.copy_with(query=request.url.query)
-    if endpoint.dialect is Dialect.AZURE and endpoint.api_version and "api-version" not in url.params:
+    if query:
+        url = url.copy_with(query=query)
+    if endpoint.api_version and "api-version" not in url.params:
         url = url.copy_merge_params({"api-version": endpoint.api_version})
-    return url
+    return _raw(url)
+
+
+def _raw(url: httpx2.URL) -> httpcore2.URL:
+    return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 def _segment(deployment: str) -> str:
@@ -115,48 +147,34 @@ def _segment(deployment: str) -> str:
     return quote(deployment, safe="")
 
 
-def headers_for(
-    endpoint: Endpoint, headers: httpx2.Headers, *, host: str, ambient: Ambient, token: Secret | None
-) -> list[tuple[str, str]]:
+def headers_for(endpoint: Endpoint, call: Call, *, ambient: Ambient, token: Secret | None) -> Headers:
     """The request's headers without any credential but the endpoint's own."""
     # The last one of a name wins: no header of the settings takes the place of the credential.
-    own = {name.lower(): (name, value) for name, value in _own_headers(endpoint, host, token)}
+    own = {pair[0].lower(): pair for pair in _own_headers(endpoint, token)}
     foreign = ambient.pairs()
+    unsent = _NOT_SENT if call.content is None else _NOT_SENT_WITH_CONTENT
     kept = [
-        (name, value)
-        for name, value in headers.multi_items()
-        if name.lower() not in CREDENTIAL_HEADERS | own.keys() and (name.lower(), value) not in foreign
+        pair
+        for pair in call.headers
+        if (name := pair[0].lower()) not in unsent and name not in own and (name, pair[1]) not in foreign
     ]
-    return [*kept, *own.values()]
+    return [*own.values(), *kept]
 
 
-def _own_headers(endpoint: Endpoint, host: str, token: Secret | None) -> Iterable[tuple[str, str]]:
-    return [("Host", host), *endpoint.headers, *_authorization(endpoint, token)]
+@lru_cache(maxsize=1024)
+def _host(base_url: str) -> tuple[bytes, bytes]:
+    return b"Host", httpx2.URL(base_url).netloc
 
 
-def _authorization(endpoint: Endpoint, token: Secret | None) -> Iterable[tuple[str, str]]:
-    if token is None:
-        return []
-    if endpoint.dialect is Dialect.AZURE and not isinstance(endpoint.credential, TokenSource):
-        return [("api-key", token.reveal())]
-    return [("Authorization", f"Bearer {token.reveal()}")]
+def _own_headers(endpoint: Endpoint, token: Secret | None) -> Headers:
+    headers = [_host(endpoint.base_url)]
+    headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in endpoint.headers]
+    if token is not None:
+        headers.append(_authorization(endpoint, token.reveal().encode("ascii")))
+    return headers
 
 
-def _model_in(request: httpx2.Request) -> str | None:
-    """The model that the body asks for: a JSON body's, or the field of a form beside its files."""
-    if isinstance(request.stream, httpx2.ByteStream):
-        return _text_or_none(_json_or_none(request.read()), "model")
-    fields = {field.name: getattr(field, "value", None) for field in getattr(request.stream, "fields", ())}
-    return _text_or_none(fields, "model")
-
-
-def _json_or_none(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except ValueError:
-        return None
-
-
-def _text_or_none(table: object, name: str) -> str | None:
-    value = table.get(name) if isinstance(table, dict) else None
-    return value if isinstance(value, str) else None
+def _authorization(endpoint: Endpoint, token: bytes) -> tuple[bytes, bytes]:
+    if endpoint.dialect is Dialect.AZURE and not expires(endpoint.credential):
+        return b"api-key", token
+    return b"Authorization", b"Bearer " + token

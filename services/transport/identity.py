@@ -5,15 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import httpcore2
+
 from ..forking import renew_in_child
+from ..routing.endpoint import Endpoint
 from ..secrets import Secret
 from .deadline import remaining_s
 
 SCOPE = "https://cognitiveservices.azure.com/.default"
+MAX_THREADS = 8  #: that wait for identities at once
 REFRESH_BEFORE_S = 300.0  #: a token this near to its end is renewed: a long request must not outlive it
+
+
+class NoToken(Exception):  # noqa: N818  # never leaves this room
+    """The identity that stands in for a key had no token to give: nothing was sent."""
 
 
 class IdentityTokens:
@@ -89,3 +97,36 @@ def _default_credential() -> Any:
     from azure.identity import DefaultAzureCredential
 
     return DefaultAzureCredential()
+
+
+class _Threads:
+    """Threads of our own for identities that block: those of the event loop also look up names, for everybody."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        renew_in_child(self)
+
+    def __call__(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="llmwire token")
+        return self._executor
+
+    def renew_after_fork(self) -> None:
+        """A child has none of its parent's threads."""
+        self._executor = None
+
+
+token_threads = _Threads()
+
+
+def token_of(endpoint: Endpoint, *, refused: Secret | None = None) -> Secret | None:
+    """The key, or a token that is valid now. May block on an identity server."""
+    credential = endpoint.credential
+    if credential is None or isinstance(credential, Secret):
+        return credential
+    try:
+        return credential.token(refused=refused)
+    except (TimeoutError, httpcore2.TimeoutException) as error:
+        raise httpcore2.ReadTimeout("no token in time") from error
+    except Exception as error:  # whatever an identity library raises
+        raise NoToken(f"no token: {error}") from error

@@ -6,9 +6,13 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -84,15 +88,26 @@ VECTORS = {"object": "list", "model": "bert", "data": [{"object": "embedding", "
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def serving() -> Iterator[Callable[[dict[str, tuple[int, Any]]], Server]]:
+    """Starts a server with the answers that it gives: `serving({"/v1/models": (200, MODELS)})`."""
+    with ExitStack() as stack:
+
+        def serving(answers: dict[str, tuple[int, Any]]) -> Server:
+            running = stack.enter_context(Server(answers))
+            thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(running.shutdown)
+            return running
+
+        yield serving
+
+
+@pytest.fixture
+def server(serving: Callable[..., Server]) -> Server:
     """A server that knows the models `llama` and `bert`."""
     answers = {"/v1/models": MODELS, "/v1/chat/completions": CHAT, "/v1/embeddings": VECTORS}
-    with Server({path: (200, answer) for path, answer in answers.items()}) as running:
-        thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    return serving({path: (200, answer) for path, answer in answers.items()})
 
 
 @pytest.fixture
@@ -316,3 +331,94 @@ def test_ping_leaves_no_client_unclosed(served, tmp_path):
     )
 
     assert ended.stderr == ""
+
+
+def test_ping_asks_each_endpoint_of_a_pool(run, serving):
+    good, broken = serving({"/v1/models": (200, MODELS)}), serving({"/v1/models": (401, {"error": {"message": "no"}})})
+    env = {
+        "COMPLETION_ENDPOINTS": "good,broken",
+        "COMPLETION_GOOD_BASE_URL": good.base_url,
+        "COMPLETION_BROKEN_BASE_URL": broken.base_url,
+        "COMPLETION_MODEL": "llama",
+        "EMBEDDING_BASE_URL": good.base_url,
+        "EMBEDDING_MODEL": "bert",
+    }
+
+    ran = run("ping", env=env)
+
+    assert ran.returncode == 1
+    assert f"completion/good ok GET /models {good.base_url}" in ran.stdout
+    assert f"completion/broken failed GET /models {broken.base_url}" in ran.stdout
+    assert "COMPLETION_BROKEN_API_KEY" in ran.stdout
+    assert "embedding ok" in ran.stdout
+
+
+def test_endpoints_shows_the_state_of_each(run, serving):
+    good, busy = serving({"/v1/models": (200, MODELS)}), serving({"/v1/models": (429, {"error": {"message": "no"}})})
+    env = {
+        "COMPLETION_ENDPOINTS": "good,busy",
+        "COMPLETION_GOOD_BASE_URL": good.base_url,
+        "COMPLETION_BUSY_BASE_URL": busy.base_url,
+        "EMBEDDING_BASE_URL": good.base_url,
+    }
+
+    ran = run("endpoints", "--json", env=env)
+
+    states = {(state["function"], state["name"]): state for state in json.loads(ran.stdout)["endpoints"]}
+    assert ran.returncode == 1
+    assert list(states) == [("completion", "good"), ("completion", "busy"), ("embedding", "default")]
+    assert states["completion", "good"]["served"] == states["embedding", "default"]["served"] == 1
+    assert (states["completion", "busy"]["health"], states["completion", "busy"]["last_error"]) == ("paused", "429")
+
+
+def test_endpoints_shows_a_table_and_ends_with_0_where_all_are_well(run, serving):
+    good = serving({"/v1/models": (200, MODELS)})
+
+    ran = run("endpoints", env={"COMPLETION_BASE_URL": good.base_url, "EMBEDDING_BASE_URL": good.base_url})
+
+    assert ran.returncode == 0
+    assert re.search(r"completion +default +\S+ +ok +closed", ran.stdout)
+
+
+def test_endpoints_tells_of_settings_that_do_not_fit_and_shows_the_other_function(run, serving):
+    good = serving({"/v1/models": (200, MODELS)})
+
+    ran = run("endpoints", env={"EMBEDDING_BASE_URL": good.base_url, "COMPLETION_BASE_URL": "no-url"})
+
+    assert ran.returncode == 1
+    assert "completion.base_url" in ran.stdout
+    assert "embedding" in ran.stdout
+
+
+def test_endpoints_asks_again_and_again_until_ctrl_c(serving, tmp_path):
+    good = serving({"/v1/models": (200, MODELS)})
+    env = {**os.environ, "COMPLETION_BASE_URL": good.base_url, "EMBEDDING_BASE_URL": good.base_url}
+    watching = [*COMMAND, "endpoints", "--watch", "--every", "0.1"]
+
+    with subprocess.Popen(watching, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while len(good.asked) < 6:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_serve_faults_fails_as_it_is_told_until_ctrl_c(tmp_path):
+    command = [*COMMAND, "serve-faults", "503", "--port", "0"]
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        base_url = process.stdout.readline().strip()
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{base_url}/models", timeout=20)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+    assert process.returncode == 0
+
+
+def test_serve_faults_names_a_wrong_word(run):
+    ran = run("serve-faults", "hnag")
+
+    assert ran.returncode == 2
+    assert "hnag" in ran.stderr

@@ -56,7 +56,7 @@ def test_the_value_is_that_of_the_first_place_that_is_not_blank(held):
     assert chain.origin() == found.origin == (expected[0] if expected else "default")
     assert found.level is (levels[0] if expected else Level.DEFAULT)
     assert [(held.origin, held.level) for held in found.shadowed] == list(zip(expected[1:], levels[1:], strict=True))
-    assert set(found.blank) == {place for place in places if given_values[place] in ("", " \n")}
+    assert {held.origin for held in found.blank} == {place for place in places if given_values[place] in ("", " \n")}
 
 
 def test_without_a_value_and_a_default_it_is_unset():
@@ -72,7 +72,7 @@ def test_blank_is_unset_and_remembered(layer, blank):
     chain = a_chain("config.x", "env.X", **{layer: {"x": blank, "X": blank}}, default="d")
 
     assert chain() == "d"
-    assert chain.found().blank == ({"config": "config.x", "env": "env.X"}[layer],)
+    assert [held.origin for held in chain.found().blank] == [{"config": "config.x", "env": "env.X"}[layer]]
 
 
 def test_the_blanks_around_a_value_are_no_part_of_it():
@@ -183,6 +183,62 @@ def test_an_override_of_another_type_than_text_is_parsed_too():
     chain.override(5)
 
     assert chain() == 6
+
+
+@given(held=st.lists(st.sampled_from([None, "", " \n", "value"]), min_size=4, max_size=4), override=st.booleans())
+def test_what_comes_before_an_inherited_chain_wins_and_is_nearer(held, override):
+    places = ["config.a.b.x", "env.A_B_X", "env.A_X", "env.X"]
+    env = {place[4:]: value for place, value in zip(places[1:], held[1:], strict=True) if value is not None}
+    found_in = layers({"a": {"b": {"x": held[0]}}}, env)
+    nearer, own, shared = (
+        [option(*found_in, place) for place in part] for part in (places[:2], places[2:3], places[3:])
+    )
+    inherited = FirstOf(*own, shared=tuple(shared), default="d", key="a.x")
+    chain = FirstOf(*nearer, key="a.b.x", level=Level.ENDPOINT, inherited=inherited)
+    if override:
+        inherited.override("overridden")
+
+    found = chain.found()
+
+    written = [place for place, value in zip(places, held, strict=True) if value == "value"]
+    at = [place for place in written if place in places[:2]]
+    at += ["override"] if override else []
+    at += [place for place in written if place in places[2:]]
+    levels = {"config.a.b.x": Level.ENDPOINT, "env.A_B_X": Level.ENDPOINT, "env.X": Level.SHARED}
+    assert [found.origin, *(each.origin for each in found.shadowed)] == (at or ["default"])
+    assert found.level is (levels.get(at[0], Level.OWN) if at else Level.DEFAULT)
+    assert found.key == ("a.b.x" if not at or at[0] in places[:2] else "a.x")
+    assert [place.get_name() for place in chain.places] == places
+
+
+def test_an_inherited_value_that_does_not_fit_is_the_fault_of_where_it_was_written():
+    found_in = layers(env={"A_X": "much"})
+    inherited = FirstOf(option(*found_in, "env.A_X"), key="a.x", parse=whole_number)
+    chain = FirstOf(
+        option(*found_in, "env.A_B_X"), key="a.b.x", parse=whole_number, level=Level.ENDPOINT, inherited=inherited
+    )
+
+    with pytest.raises(ConfigError, match=r"a\.x \(from env\.A_X\): is no number"):
+        chain()
+
+
+def test_a_copy_of_a_chain_inherits_from_the_copy():
+    class Container(containers.DeclarativeContainer):
+        env = Environment()
+        value = FirstOf(env.A_X, default="d")
+        nearer = FirstOf(env.A_B_X, level=Level.ENDPOINT, inherited=value)
+
+    container = Container(env={"A_X": "of the function"})
+
+    assert (container.nearer(), Container(env={}).nearer()) == ("of the function", "d")
+    assert container.nearer.inherited is container.value
+
+
+@pytest.mark.parametrize("name", ["override", "get", "name", "from_dict", "my-x", "default"])
+def test_a_place_may_be_called_as_the_librarys_methods_are(name):
+    chain = a_chain(f"config.a.{name}.x", config={"a": {name: {"x": "value"}}})
+
+    assert (chain(), chain.origin()) == ("value", f"config.a.{name}.x")
 
 
 def test_a_copy_of_a_container_reads_its_own_layers():

@@ -194,6 +194,93 @@ def test_a_broken_configuration_is_explained_and_not_raised(config):
     assert "is no table" in function.error
 
 
+# Several endpoints
+
+
+TWO = {
+    "COMPLETION_ENDPOINTS": "primary,backup",
+    "COMPLETION_PRIMARY_BASE_URL": "https://a.example.com/v1",
+    "COMPLETION_PRIMARY_API_KEY": "key",
+    "COMPLETION_BACKUP_AZURE_OPENAI_ENDPOINT": "https://b.example.com",
+    "COMPLETION_BACKUP_PRICE": "0.5/1.5",
+    "COMPLETION_API_KEY": "own",
+    "COMPLETION_TAGS": "eu,cheap",
+    "COMPLETION_MODEL": "llama",
+    "EMBEDDING_BASE_URL": "http://localhost:2/v1",
+}
+
+
+def test_the_text_tells_of_each_endpoint_what_it_has_and_from_where():
+    text = str(explained(TWO)).partition("\n\n")[0]
+
+    assert text == (
+        "completion: 2 endpoints\n"
+        "  completion.model               = llama  [env.COMPLETION_MODEL]\n"
+        "  completion.deadline_s          = 120.0  [default]\n"
+        "  completion.max_attempts        = 3  [default]\n"
+        "  completion.failover_after_send = budgeted  [default]\n"
+        "  completion.strategy            = p2c  [default]\n"
+        "  completion.endpoints           = primary, backup  [env.COMPLETION_ENDPOINTS]\n"
+        "  key_fallback                   = warn  [default]\n"
+        "  primary: https://a.example.com/v1 (openai, with a key)\n"
+        "    completion.endpoints.primary.base_url = https://a.example.com/v1  [env.COMPLETION_PRIMARY_BASE_URL]\n"
+        "    completion.endpoints.primary.api_key  = ********  "
+        "[env.COMPLETION_PRIMARY_API_KEY, shadows env.COMPLETION_API_KEY]\n"
+        "    completion.endpoints.primary.tags     = eu, cheap  [env.COMPLETION_TAGS]\n"
+        "  backup: https://b.example.com/openai (azure, with a key)\n"
+        "    completion.endpoints.backup.api_key           = ********  [env.COMPLETION_API_KEY]\n"
+        "    completion.endpoints.backup.tags              = eu, cheap  [env.COMPLETION_TAGS]\n"
+        "    completion.endpoints.backup.price             = 0.5/1.5  [env.COMPLETION_BACKUP_PRICE]\n"
+        "    completion.endpoints.backup.azure.endpoint    = https://b.example.com  "
+        "[env.COMPLETION_BACKUP_AZURE_OPENAI_ENDPOINT]\n"
+        "    completion.endpoints.backup.azure.api_key     = ********  [env.COMPLETION_API_KEY]\n"
+        "    completion.endpoints.backup.azure.api_version = 2024-10-21  [default]\n"
+        "    completion.endpoints.backup.azure.keyless     = False  [default]\n"
+        "  note: completion.endpoints.backup.azure.api_key: the function's key env.COMPLETION_API_KEY goes to "
+        "https://b.example.com:443, one of several hosts; it was given with none"
+    )
+
+
+def test_as_dict_holds_the_endpoints():
+    read = json.loads(json.dumps(explained(TWO).as_dict()))
+
+    primary, backup = read["completion"]["endpoints"]
+    assert (primary["name"], primary["server"], primary["dialect"], primary["sends_key"]) == (
+        "primary",
+        "https://a.example.com/v1",
+        "openai",
+        True,
+    )
+    assert backup["rows"][-1]["setting"] == "completion.endpoints.backup.azure.keyless"
+    assert read["completion"]["server"] == "https://a.example.com/v1"
+    assert read["embedding"]["endpoints"] == [
+        {"name": "default", "server": "http://localhost:2/v1", "dialect": "openai", "sends_key": False, "rows": []}
+    ]
+
+
+def test_endpoints_that_do_not_fit_are_told_with_their_settings():
+    function = completion({"COMPLETION_ENDPOINTS": "a,b", "COMPLETION_A_BASE_URL": "http://localhost:1"})
+
+    assert function.error is not None
+    assert [(each.name, each.server, len(each.rows)) for each in function.endpoints] == [("a", None, 1), ("b", None, 0)]
+    assert "\n  a\n" in str(explained({"COMPLETION_ENDPOINTS": "a,b", "COMPLETION_A_BASE_URL": "http://localhost:1"}))
+
+
+def test_endpoints_whose_names_cannot_be_are_told_by_the_error_alone():
+    function = completion({"COMPLETION_ENDPOINTS": "base"})
+
+    assert function.endpoints == ()
+    assert function.error is not None
+    assert "base cannot be an endpoint's name" in function.error
+
+
+def test_a_default_that_a_single_endpoint_has_no_use_for_is_not_told():
+    settings = {row.setting for row in completion({**USABLE, "COMPLETION_WEIGHT": "2"}).rows}
+
+    assert "completion.weight" in settings
+    assert settings.isdisjoint({"completion.strategy", "completion.tier", "completion.endpoints"})
+
+
 #: what stands for a secret is made of digits that no text of ours has
 SECRET = st.text(alphabet="79@:/?#= \n\"'{}", min_size=1, max_size=8).map(lambda text: f"7{text}9")
 IN_URL = st.sampled_from(
@@ -223,6 +310,12 @@ SECRETIVE = {
     "COMPLETION_HEADERS": st.builds(str.format, IN_HEADERS, SECRET.map(lambda text: text.replace(":", ""))),
     "OPENAI_CUSTOM_HEADERS": st.builds(str.format, IN_HEADERS, SECRET.map(lambda text: text.replace(":", ""))),
     "COMPLETION_APIKEY": SECRET,
+    "COMPLETION_ENDPOINTS": st.just("one,two") | st.builds(str.format, IN_URL, SECRET),
+    "COMPLETION_ONE_API_KEY": SECRET,
+    "COMPLETION_ONE_BASE_URL": st.builds(str.format, IN_URL, SECRET),
+    "COMPLETION_ONE_HEADERS": st.builds(str.format, IN_HEADERS, SECRET.map(lambda text: text.replace(":", ""))),
+    "COMPLETION_TWO_AZURE_OPENAI_ENDPOINT": st.builds(str.format, IN_URL, SECRET),
+    "COMPLETION_TWO_AZURE_OPENAI_AD_TOKEN": SECRET,
     "COMPLETION_DIALECT": st.sampled_from(["openai", "azure"]),
     "LLMWIRE_KEY_FALLBACK": st.sampled_from(["warn", "same-host"]),
 }

@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwire.container import ConfigError, LLMContainer
-from llmwire.services.routing.endpoint import Dialect
+from llmwire.container.configuration import FirstOf
+from llmwire.container.endpoints import endpoints_of
+from llmwire.services.routing.balancer import Strategy
+from llmwire.services.routing.endpoint import Dialect, Price
+from llmwire.services.routing.failover import AfterSend
 from llmwire.services.secrets import Secret
 
 FUNCTIONS = ("completion", "embedding")
@@ -55,6 +59,46 @@ PLACES = {
         config.f.azure.keyless  env.F_AZURE_OPENAI_KEYLESS
         config.azure.keyless  env.AZURE_OPENAI_KEYLESS""",
     "key_fallback": "config.key_fallback  env.LLMWIRE_KEY_FALLBACK",
+    "endpoints": "config.f.endpoints  env.F_ENDPOINTS",
+    "strategy": "config.f.strategy  env.F_STRATEGY",
+    "max_attempts": "config.f.max_attempts  env.F_MAX_ATTEMPTS",
+    "failover_after_send": "config.f.failover_after_send  env.F_FAILOVER_AFTER_SEND",
+    "weight": "config.f.weight  env.F_WEIGHT",
+    "tier": "config.f.tier  env.F_TIER",
+    "tags": "config.f.tags  env.F_TAGS",
+    "price": "config.f.price  env.F_PRICE",
+    "space": "config.f.space  env.F_SPACE",
+    "connect_timeout_s": "config.f.connect_timeout_s  env.F_CONNECT_TIMEOUT_S",
+    "first_byte_timeout_s": "config.f.first_byte_timeout_s  env.F_FIRST_BYTE_TIMEOUT_S",
+    "chunk_timeout_s": "config.f.chunk_timeout_s  env.F_CHUNK_TIMEOUT_S",
+}
+
+#: the places that these settings have at an endpoint; `e` and `E` stand for its name
+PLACES_AT_ENDPOINT = {
+    "base_url": "config.f.endpoints.e.base_url  env.F_E_BASE_URL",
+    "api_key": "config.f.endpoints.e.api_key  env.F_E_API_KEY",
+    "model": "config.f.endpoints.e.model  env.F_E_MODEL",
+    "organization": "config.f.endpoints.e.organization  env.F_E_ORG_ID  env.F_E_ORGANIZATION",
+    "project": "config.f.endpoints.e.project  env.F_E_PROJECT_ID  env.F_E_PROJECT",
+    "headers": "config.f.endpoints.e.headers  env.F_E_HEADERS  env.F_E_CUSTOM_HEADERS",
+    "api_path": "config.f.endpoints.e.api_path  env.F_E_API_PATH",
+    "dialect": "config.f.endpoints.e.dialect  env.F_E_DIALECT",
+    "azure_endpoint": "config.f.endpoints.e.azure.endpoint  env.F_E_AZURE_OPENAI_ENDPOINT",
+    "azure_api_key": """
+        config.f.endpoints.e.azure.api_key  env.F_E_AZURE_OPENAI_API_KEY  env.F_E_AZURE_OPENAI_KEY
+        config.f.endpoints.e.api_key  env.F_E_API_KEY""",
+    "azure_api_version": "config.f.endpoints.e.azure.api_version  env.F_E_AZURE_OPENAI_API_VERSION",
+    "azure_deployment": "config.f.endpoints.e.azure.deployment  env.F_E_AZURE_OPENAI_DEPLOYMENT",
+    "azure_ad_token": "config.f.endpoints.e.azure.ad_token  env.F_E_AZURE_OPENAI_AD_TOKEN",
+    "azure_keyless": "config.f.endpoints.e.azure.keyless  env.F_E_AZURE_OPENAI_KEYLESS",
+    "weight": "config.f.endpoints.e.weight  env.F_E_WEIGHT",
+    "tier": "config.f.endpoints.e.tier  env.F_E_TIER",
+    "tags": "config.f.endpoints.e.tags  env.F_E_TAGS",
+    "price": "config.f.endpoints.e.price  env.F_E_PRICE",
+    "space": "config.f.endpoints.e.space  env.F_E_SPACE",
+    "connect_timeout_s": "config.f.endpoints.e.connect_timeout_s  env.F_E_CONNECT_TIMEOUT_S",
+    "first_byte_timeout_s": "config.f.endpoints.e.first_byte_timeout_s  env.F_E_FIRST_BYTE_TIMEOUT_S",
+    "chunk_timeout_s": "config.f.endpoints.e.chunk_timeout_s  env.F_E_CHUNK_TIMEOUT_S",
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -64,19 +108,42 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "azure_api_version": dict.fromkeys(FUNCTIONS, "2024-10-21"),
     "azure_keyless": dict.fromkeys(FUNCTIONS, False),
     "key_fallback": dict.fromkeys(FUNCTIONS, "warn"),
+    "strategy": dict.fromkeys(FUNCTIONS, Strategy.P2C),
+    "max_attempts": dict.fromkeys(FUNCTIONS, 3),
+    "failover_after_send": dict.fromkeys(FUNCTIONS, AfterSend.BUDGETED),
+    "weight": dict.fromkeys(FUNCTIONS, 1.0),
+    "tier": dict.fromkeys(FUNCTIONS, 0),
+    "connect_timeout_s": dict.fromkeys(FUNCTIONS, 2.0),
+    "first_byte_timeout_s": {"completion": 60.0, "embedding": 15.0},
+    "chunk_timeout_s": dict.fromkeys(FUNCTIONS, 30.0),
 }
+
+OF_EMBEDDINGS = ("dimensions", "space")
 
 SETTINGS = [
     (function, setting)
     for function in FUNCTIONS
     for setting in PLACES
-    if (function, setting) != ("completion", "dimensions")
+    if function == "embedding" or setting not in OF_EMBEDDINGS
 ]
 
 
 def places_of(function: str, setting: str) -> list[str]:
+    return spelt(PLACES[setting], function)
+
+
+def places_at(endpoint: str, function: str, setting: str) -> list[str]:
+    """The endpoint's places, then its function's where they are inherited."""
+    part = endpoint.upper().replace("-", "_")
+    own = PLACES_AT_ENDPOINT[setting].replace("_E_", f"_{part}_").replace(".e.", f".{endpoint}.")
+    return spelt(own if setting == "model" else f"{own} {PLACES[setting]}", function)
+
+
+def spelt(places: str, function: str) -> list[str]:
+    begin = {"env.F_": f"env.{function.upper()}_", "config.f.": f"config.{function}."}
     return [
-        place.replace("F_", f"{function.upper()}_").replace(".f.", f".{function}.") for place in PLACES[setting].split()
+        next((place.replace(short, full, 1) for short, full in begin.items() if place.startswith(short)), place)
+        for place in places.split()
     ]
 
 
@@ -87,10 +154,18 @@ def written(setting: str, number: int) -> tuple[Any, Any]:
             return f"sk-{number}", Secret(f"sk-{number}")
         case "headers":
             return f"X-Place: {number}", (("X-Place", str(number)),)
-        case "deadline_s":
+        case "deadline_s" | "weight" | "connect_timeout_s" | "first_byte_timeout_s" | "chunk_timeout_s":
             return str(number + 1), number + 1.0
-        case "dimensions":
+        case "dimensions" | "max_attempts" | "tier":
             return str(number + 1), number + 1
+        case "endpoints" | "tags":
+            return f"name-{number}", (f"name-{number}",)
+        case "price":
+            return f"{number}/{number + 1}", Price(input=number, output=number + 1)
+        case "strategy":
+            return list(Strategy)[number].value, list(Strategy)[number]
+        case "failover_after_send":
+            return list(AfterSend)[number].value, list(AfterSend)[number]
         case "dialect":
             return ("azure", Dialect.AZURE) if number % 2 else ("openai", Dialect.OPENAI)
         case "azure_keyless":
@@ -128,11 +203,30 @@ def test_a_setting_is_looked_for_in_these_places_and_no_others(function, setting
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_setting_of_a_function_stands_in_the_table_above(function):
-    from llmwire.container.configuration import FirstOf
-
     chains = {name for name, known in getattr(LLMContainer(), function).providers.items() if isinstance(known, FirstOf)}
 
     assert chains == {setting for known, setting in SETTINGS if known == function}
+
+
+def chains_at(endpoint: str, function: str, **layers: Any) -> Any:
+    """The chains of a function's only named endpoint."""
+    lane: Any = getattr(LLMContainer(**layers), function)
+    lane.endpoints.override(endpoint)
+    chains = {name: known for name, known in lane.providers.items() if isinstance(known, FirstOf)}
+    (configured,) = endpoints_of(function, chains, lane.config, lane.env)
+    return configured.chains
+
+
+@pytest.mark.parametrize("endpoint", ["backup", "backup-2", "override"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_of_an_endpoint_a_setting_is_looked_for_at_its_own_places_and_then_at_its_functions(endpoint, function):
+    chains = chains_at(endpoint, function)
+
+    assert {name: [place.get_name() for place in chain.places] for name, chain in chains.items()} == {
+        setting: places_at(endpoint, function, setting)
+        for setting in PLACES_AT_ENDPOINT
+        if (function, setting) in SETTINGS
+    }
 
 
 @st.composite
@@ -156,6 +250,23 @@ def test_the_first_place_that_is_not_blank_wins_and_is_the_origin(case, blank):
 
     expected = values[places[0]][1] if places else DEFAULTS.get(setting, {}).get(function)
     assert (value, origin) == (expected, places[0] if places else "default")
+
+
+@given(data=st.data(), function=st.sampled_from(FUNCTIONS), setting=st.sampled_from(sorted(PLACES_AT_ENDPOINT)))
+def test_of_an_endpoint_the_most_specific_place_that_is_not_blank_wins_and_is_the_origin(data, function, setting):
+    setting = setting if (function, setting) in SETTINGS else "base_url"
+    places = places_at("backup", function, setting)
+    texts = {
+        place: data.draw(st.sampled_from([None, " ", written(setting, n % 7)[0]])) for n, place in enumerate(places)
+    }
+    chain = chains_at("backup", function, **layers({p: text for p, text in texts.items() if text is not None}))[setting]
+
+    value, origin = chain(), chain.origin()
+
+    set_at = [place for place, text in texts.items() if text and text.strip()]
+    default = None if setting == "model" else DEFAULTS.get(setting, {}).get(function)
+    assert origin == (set_at[0] if set_at else "default")
+    assert value == (written(setting, places.index(set_at[0]) % 7)[1] if set_at else default)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -228,7 +339,7 @@ def test_the_four_ways_to_write_settings_mean_the_same(write, origin, tmp_path, 
     assert settings.endpoint.base_url == "http://localhost:8001/v1"
     assert settings.endpoint.credential == Secret("bert_sk_1")
     assert settings.endpoint.headers == (("X-Team", "search"),)
-    assert settings.endpoint.deadline_s == 2.5
+    assert settings.calls.deadline_s == 2.5
     assert (settings.model, settings.dimensions) == ("bert", 384)
     assert container.embedding.model.origin() == origin.format(folder=tmp_path)
 
@@ -412,8 +523,109 @@ def test_an_api_path_that_is_no_path_is_refused(value):
     assert "must be a path" in refusal("api_path", value)
 
 
-def test_dimensions_are_no_setting_of_completions():
-    container = LLMContainer(config={"completion": {"dimensions": 5}}, env={})
+@pytest.mark.parametrize("setting", OF_EMBEDDINGS)
+def test_what_is_of_embeddings_is_no_setting_of_completions(setting):
+    container = LLMContainer(config={"completion": {setting: "5"}}, env={})
 
-    with pytest.raises(ConfigError, match=r"completion\.dimensions .*: is no setting"):
+    with pytest.raises(ConfigError, match=rf"completion\.{setting} .*: is no setting"):
         container.completion.settings()
+
+
+@pytest.mark.parametrize("setting", ["connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s"])
+@pytest.mark.parametrize("value", [0, -1, "soon", math.inf, True, "86401"])
+def test_an_impossible_timeout_is_refused(setting, value):
+    assert "a number of seconds above 0" in refusal(setting, value)
+
+
+@pytest.mark.parametrize(("value", "means"), [("2", 2.0), (0.5, 0.5), (3, 3.0)])
+def test_a_weight_is_a_number_above_0(value, means):
+    assert LLMContainer(config={"completion": {"weight": value}}, env={}).completion.weight() == means
+
+
+@pytest.mark.parametrize("value", [0, -1, "heavy", math.nan, math.inf, True, [1]])
+def test_an_impossible_weight_is_refused(value):
+    assert "a number above 0" in refusal("weight", value)
+
+
+@pytest.mark.parametrize(("value", "means"), [(0, 0), ("0", 0), (2, 2), (" 1 ", 1)])
+def test_a_tier_is_a_whole_number_from_0(value, means):
+    assert LLMContainer(config={"completion": {"tier": value}}, env={}).completion.tier() == means
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "0.5", "high", True, math.nan])
+def test_an_impossible_tier_is_refused(value):
+    assert "a whole number from 0" in refusal("tier", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        ("eu, cheap", ("eu", "cheap")),
+        ("eu", ("eu",)),
+        (["eu", " cheap ", "eu", ""], ("eu", "cheap")),
+        (("eu",), ("eu",)),
+        ([], ()),
+        (" , ", ()),
+    ],
+)
+def test_tags_are_a_list_or_words_between_commas(value, means):
+    assert LLMContainer(config={"completion": {"tags": value}}, env={}).completion.tags() == means
+
+
+@pytest.mark.parametrize("value", [5, [5], {"eu": True}, True])
+def test_impossible_tags_are_refused(value):
+    assert "must be a list of words" in refusal("tags", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        (2, (2, 2)),
+        (0, (0, 0)),
+        ("0.5", (0.5, 0.5)),
+        ("0.5/1.5", (0.5, 1.5)),
+        (" 0.5 / 1.5 ", (0.5, 1.5)),
+        ({"input": 0, "output": "1.5"}, (0, 1.5)),
+    ],
+)
+def test_a_price_is_one_number_or_two(value, means):
+    price = LLMContainer(config={"completion": {"price": value}}, env={}).completion.price()
+
+    assert (price.input, price.output) == means
+
+
+@pytest.mark.parametrize(
+    "value", [-1, "cheap", "1/2/3", "/2", "1/", math.nan, True, [1, 2], {"input": "a", "output": 1}]
+)
+def test_an_impossible_price_is_refused(value):
+    assert "a price of a million tokens" in refusal("price", value)
+
+
+@pytest.mark.parametrize("value", [{}, {"input": 1}, {"input": 1, "output": 1, "cached": 1}])
+def test_a_table_of_prices_holds_two(value):
+    assert "must hold input and output" in refusal("price", value)
+
+
+@pytest.mark.parametrize("setting", ["strategy", "failover_after_send"])
+def test_an_unknown_way_names_those_there_are(setting):
+    choices = {"strategy": Strategy, "failover_after_send": AfterSend}[setting]
+
+    assert f"must be one of {', '.join(choices)}, not 'best'" in refusal(setting, "best")
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        ("primary,backup", ("primary", "backup")),
+        (" primary  backup-2\tb_3 ,", ("primary", "backup-2", "b_3")),
+        ("Primary", ("primary",)),
+    ],
+)
+def test_endpoints_are_named_between_commas_or_blanks(value, means):
+    assert LLMContainer(env={"COMPLETION_ENDPOINTS": value}).completion.endpoints() == means
+
+
+def test_a_table_of_tables_names_endpoints_in_its_order_and_as_written():
+    config = {"completion": {"endpoints": {"zeta": {}, "Alpha": None, "beta": {"tier": 1}}}}
+
+    assert LLMContainer(config=config, env={}).completion.endpoints() == ("zeta", "Alpha", "beta")

@@ -212,7 +212,9 @@ def test_the_shared_variables_of_the_sdk_itself_are_left_alone(name):
         lambda inner: (
             st.lists(inner, max_size=2)
             | st.dictionaries(
-                st.sampled_from(["completion", "embedding", "openai", "azure", "base_url", "headers", "dimensions"])
+                st.sampled_from(
+                    ["completion", "embedding", "openai", "azure", "base_url", "headers", "endpoints", "price"]
+                )
                 | st.text(max_size=8)
                 | st.integers(),
                 inner,
@@ -228,3 +230,116 @@ def test_whatever_a_configuration_is_it_is_settled_or_refused_in_our_words(confi
     for function in ("completion", "embedding"):
         with contextlib.suppress(ConfigError):
             getattr(container, function).settings()
+
+
+# Of endpoints that have names
+
+
+ENDPOINTS = {
+    "COMPLETION_ENDPOINTS": "primary,backup,backup-2",
+    "COMPLETION_PRIMARY_BASE_URL": "http://localhost:3",
+    "COMPLETION_BACKUP_2_WEIGHT": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong", "remedy"),
+    [
+        ({"base_ulr": "x"}, "base_ulr", "Did you mean completion.endpoints.backup.base_url?"),
+        ({"url": "x"}, "url", "Did you mean completion.endpoints.backup.base_url?"),
+        ({"azure": {"end_point": "x"}}, "azure.end_point", "Did you mean completion.endpoints.backup.azure.endpoint?"),
+        ({"deadline_s": 5}, "deadline_s", "Write it in [completion]: it is of the function as a whole."),
+        ({"strategy": "p2c"}, "strategy", "Write it in [completion]: it is of the function as a whole."),
+        ({"zzz": 5}, "zzz", "Known are api_key, api_path, azure, azure.ad_token, "),
+    ],
+)
+def test_a_misspelt_key_of_an_endpoint_is_refused_with_the_nearest_of_its_table(table, wrong, remedy):
+    path = f"completion.endpoints.backup.{wrong}"
+
+    message = refused(config={"completion": {"endpoints": {"primary": {}, "backup": table}}})
+
+    assert message.startswith(f"{path} (from config.{path}): is no setting. {remedy}")
+
+
+@pytest.mark.parametrize("wrong", ["endpoint", "end_points", "endponits"])
+def test_a_misspelt_table_of_endpoints_is_refused_too(wrong):
+    assert "Did you mean completion.endpoints?" in refused(config={"completion": {wrong: {"a": {}}}})
+
+
+def test_a_mistake_at_an_endpoint_of_one_function_leaves_the_other_working():
+    config = {"embedding": {"endpoints": {"base": "x", "a": {"base_ulr": 1}}}}
+
+    assert settled("completion", config=config, env={"EMBEDDING_ENDPOINTS": "1,2", "EMBEDDING_1_BASEURL": "x"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("COMPLETION_BACKUP_BASEURL", "COMPLETION_BACKUP_BASE_URL"),
+        ("COMPLETION_BACKUP_URL", "COMPLETION_BACKUP_BASE_URL"),
+        ("COMPLETION_BACKUP_2_APIKEY", "COMPLETION_BACKUP_2_API_KEY"),
+        ("COMPLETION_BACKUP_OPENAI_API_KEY", "COMPLETION_BACKUP_API_KEY"),
+        ("COMPLETION_BACKUP_AZURE_ENDPOINT", "COMPLETION_BACKUP_AZURE_OPENAI_ENDPOINT"),
+        ("COMPLETION_BACKUP_DEADLINE_S", "COMPLETION_DEADLINE_S"),
+        ("COMPLETION_ENDPOINT", "COMPLETION_ENDPOINTS"),
+        ("COMPLETION_BASEURL", "COMPLETION_BASE_URL"),
+        ("COMPLETION_OPENIA_API_KEY", "COMPLETION_OPENAI_API_KEY"),
+    ],
+)
+def test_a_misspelt_variable_of_an_endpoint_is_refused_with_the_nearest_right_one(wrong, right):
+    message = refused(env={**ENDPOINTS, wrong: "x"})
+
+    assert message.startswith(f"{wrong} (from env.{wrong}): is no setting. Did you mean {right}? ")
+
+
+def warned(env: dict[str, str], config: Any = None) -> list[str]:
+    return [warning.message for warning in settled(env=env, config=config).warnings if warning.key == "environment"]
+
+
+@pytest.mark.parametrize(
+    ("env", "warnings"),
+    [
+        (
+            {"COMPLETION_THIRD_BASE_URL": "http://t"},
+            ["COMPLETION_THIRD_BASE_URL is read by nothing: add third to COMPLETION_ENDPOINTS"],
+        ),
+        (
+            {"COMPLETION_THIRD_API_KEY": "key", "COMPLETION_THIRD_MODEL": "m"},
+            ["COMPLETION_THIRD_API_KEY, COMPLETION_THIRD_MODEL are read by nothing: add third to COMPLETION_ENDPOINTS"],
+        ),
+        (
+            {"COMPLETION_BACKUP_3_AZURE_OPENAI_API_KEY": "key"},
+            ["COMPLETION_BACKUP_3_AZURE_OPENAI_API_KEY is read by nothing: add backup_3 to COMPLETION_ENDPOINTS"],
+        ),
+        (
+            {"COMPLETION_BAKCUP_TIER": "1"},
+            ["COMPLETION_BAKCUP_TIER is read by nothing: add bakcup to COMPLETION_ENDPOINTS"],
+        ),
+        ({"COMPLETION_THIRD_BASE_URL": " "}, []),
+        ({"COMPLETION_THIRD_BASE_URL": "x", "LLMWIRE_IGNORE": "COMPLETION_THIRD_BASE_URL"}, []),
+    ],
+)
+def test_variables_of_an_endpoint_that_is_not_named_are_a_warning(env, warnings):
+    assert warned({**ENDPOINTS, **env}) == warnings
+
+
+def test_where_tables_name_the_endpoints_the_warning_says_so():
+    config = {"completion": {"endpoints": {"primary": {}}}}
+
+    assert warned({"COMPLETION_THIRD_BASE_URL": "http://t"}, config) == [
+        "COMPLETION_THIRD_BASE_URL is read by nothing: add third to the tables below [completion.endpoints]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_warned"),
+    [("THIRD_BASE_URL", True), ("THIRD_API_KEY", True), ("SERVICE_TIER", False), ("CACHE_MODEL", False)],
+)
+def test_where_no_endpoint_is_named_only_a_server_or_a_key_looks_like_one(name, is_warned):
+    assert bool(warned({f"COMPLETION_{name}": "x"})) is is_warned
+
+
+@pytest.mark.parametrize("name", FOREIGN.split())
+@pytest.mark.parametrize("part", ["", "BACKUP_"])
+def test_a_variable_of_another_program_is_left_alone_beside_endpoints_too(part, name):
+    assert warned({**ENDPOINTS, f"COMPLETION_{part}{name}": "x"}) == []

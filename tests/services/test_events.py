@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from llmwire.services import AttemptEnded, ConfigWarned
+from llmwire.services import (
+    AttemptEnded,
+    BreakerChanged,
+    ConfigWarned,
+    EndpointDisabled,
+    EndpointPaused,
+    StreamEnded,
+)
 from llmwire.services.events import tell
 from llmwire.services.monitoring.logs import log
 
@@ -20,7 +27,15 @@ ENDED = AttemptEnded(
 )
 
 
-@pytest.mark.parametrize("event", [WARNED, ENDED], ids=lambda event: type(event).__name__)
+OTHERS = [
+    BreakerChanged(function="completion", endpoint="a", state="open", for_s=5.0),
+    EndpointDisabled(function="completion", endpoint="a", reason="401", for_s=300.0),
+    EndpointPaused(function="completion", endpoint="a", for_s=5.0),
+    StreamEnded(function="completion", endpoint="a", error=None, took_s=1.0),
+]
+
+
+@pytest.mark.parametrize("event", [WARNED, ENDED, *OTHERS], ids=lambda event: type(event).__name__)
 def test_an_event_is_frozen(event):
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.function = "other"

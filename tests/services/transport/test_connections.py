@@ -7,34 +7,42 @@ import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx2
 import pytest
 
-from llmwire.services.testing import StandIn
 from llmwire.services.transport import connections
 from llmwire.services.transport.connections import AsyncConnections, Connections
+from llmwire.services.transport.deadline import Watch
+
+from .peers import PATIENCE_S, a_request, listening, serve
 
 NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def url():
-    with StandIn() as server:
-        yield f"{server.base_url}/models"
+def server():
+    with listening(serve) as server:
+        yield server
 
 
-def status(transport, url):
-    response = transport.handle_request(httpx2.Request("GET", url))
-    response.read()
-    response.close()
-    return response.status_code
+def of(kind, server):
+    return kind(f"http://{server.host}:{server.port}")
 
 
-async def async_status(transport, url):
-    response = await transport.handle_async_request(httpx2.Request("GET", url))
-    await response.aread()
-    await response.aclose()
-    return response.status_code
+def asked(owner, server):
+    """The body of an answer that is read to its end."""
+    received = owner.send(a_request(server), Watch(None))
+    try:
+        return b"".join(received.stream)
+    finally:
+        received.close()
+
+
+async def async_asked(pool, server):
+    received = await pool.send(a_request(server), Watch(None))
+    try:
+        return b"".join([part async for part in received.stream])
+    finally:
+        received.close()
 
 
 # The context of TLS.
@@ -58,144 +66,176 @@ def test_the_context_that_http_never_uses_would_trust_nobody():
 # Of a process.
 
 
-def test_one_transport_serves_all_threads():
+def test_all_threads_share_one_set_of_connections():
     owner = Connections(NOWHERE)
     start = threading.Barrier(8)
 
     def take(_):
         start.wait()
-        return owner.transport()
+        return owner._opened()
 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(take, range(8)))) == 1
     owner.close()
 
 
-def test_after_close_a_later_request_opens_new_connections(url):
-    owner = Connections(url)
-    first = owner.transport()
-    assert status(first, url) == 200
+def test_a_connection_serves_one_thread_after_another(server):
+    owner = of(Connections, server)
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        bodies = [threads.submit(asked, owner, server).result(PATIENCE_S) for threads in (one, other)]
+    owner.close()
+
+    assert bodies == [b"pong"] * 2
+    assert server.accepted == 1
+
+
+def test_after_close_a_later_request_opens_new_connections(server):
+    owner = of(Connections, server)
+    asked(owner, server)
 
     owner.close()
 
-    assert owner.transport() is not first
-    assert status(owner.transport(), url) == 200
+    assert asked(owner, server) == asked(owner, server) == b"pong"
+    assert server.accepted == 2
     owner.close()
 
 
-def test_closing_what_was_never_opened_does_nothing():
-    Connections(NOWHERE).close()
+@pytest.mark.parametrize("give_up", ["drop_idle", "retire", "close"])
+def test_giving_up_what_was_never_opened_does_nothing(give_up):
+    getattr(Connections(NOWHERE), give_up)()
 
 
-def test_a_child_has_a_transport_of_its_own_and_leaves_the_parent_s_open(url):
-    owner = Connections(url)
-    parents = owner.transport()
-    assert status(parents, url) == 200
+def test_a_child_has_connections_of_its_own_and_leaves_the_parent_s_open(server):
+    owner = of(Connections, server)
+    asked(owner, server)
+    parents = owner._pool
 
     owner.renew_after_fork()
-    childs = owner.transport()
+    asked(owner, server)
     owner.close()
 
-    assert childs is not parents
-    assert len(parents._pool.connections) == 1
+    assert server.accepted == 2
+    assert len(parents._idle) == 1
+    assert asked(parents, server) == b"pong"
+    assert server.accepted == 2
     parents.close()
 
 
-def test_a_child_does_not_wait_for_a_lock_of_its_parent():
-    owner = Connections(NOWHERE)
+def test_a_child_does_not_wait_for_a_lock_of_its_parent(server):
+    owner = of(Connections, server)
     with owner._lock:
         owner.renew_after_fork()
 
-        owner.transport()
+        asked(owner, server)
     owner.close()
 
 
 # Of an event loop.
 
 
-def test_a_loop_keeps_its_transport_and_the_next_loop_has_another(url):
-    owner = AsyncConnections(url)
+def test_a_loop_keeps_its_connections_and_the_next_loop_has_others(server):
+    owner = of(AsyncConnections, server)
 
     async def take():
-        transport = await owner.transport()
-        assert await owner.transport() is transport
-        assert await async_status(transport, url) == 200
-        return transport
+        pool = await owner.pool()
+        assert await owner.pool() is pool
+        for _ in range(2):
+            assert await async_asked(pool, server) == b"pong"
+        return pool
 
     assert asyncio.run(take()) is not asyncio.run(take())
+    assert server.accepted == 2
 
 
 def test_loops_that_have_ended_are_forgotten():
     owner = AsyncConnections(NOWHERE)
 
     for _ in range(3):
-        asyncio.run(owner.transport())
+        asyncio.run(owner.pool())
 
     assert len(owner._by_loop) == 1
 
 
-def test_the_coroutines_of_a_loop_share_one_transport():
+def test_the_coroutines_of_a_loop_share_their_connections():
     owner = AsyncConnections(NOWHERE)
 
     async def take_all():
-        return await asyncio.gather(*(owner.transport() for _ in range(8)))
+        return await asyncio.gather(*(owner.pool() for _ in range(8)))
 
     assert len(set(asyncio.run(take_all()))) == 1
 
 
-def test_connections_close_with_their_loop(url):
-    owner = AsyncConnections(url)
+def test_connections_close_with_their_loop(server):
+    owner = of(AsyncConnections, server)
 
     async def main():
-        transport = await owner.transport()
-        await async_status(transport, url)
-        assert len(transport._pool.connections) == 1
-        return transport
+        pool = await owner.pool()
+        await async_asked(pool, server)
+        assert len(pool._open) == 1
+        return pool
 
-    assert asyncio.run(main())._pool.connections == []
-
-
-def test_aclose_closes_what_the_running_loop_opened(url):
-    owner = AsyncConnections(url)
-
-    async def main():
-        transport = await owner.transport()
-        await async_status(transport, url)
-        await owner.aclose()
-        return transport._pool.connections
-
-    assert asyncio.run(main()) == []
+    assert not asyncio.run(main())._open
 
 
-@pytest.mark.parametrize("is_async", [True, False], ids=["aclose", "close"])
-def test_closing_from_elsewhere_has_a_running_loop_close_its_own(url, is_async):
-    owner = AsyncConnections(url)
+def test_closing_here_closes_what_the_running_loop_opened(server):
+    owner = of(AsyncConnections, server)
 
     async def main():
-        transport = await owner.transport()
-        await async_status(transport, url)
-        close = (lambda: asyncio.run(owner.aclose())) if is_async else owner.close
+        pool = await owner.pool()
+        await async_asked(pool, server)
+        [open_one] = pool._open
+        await asyncio.wait(owner.close_here())
+        return pool._open, open_one.gone.done()
+
+    assert asyncio.run(main()) == (set(), True)
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["here", "close"])
+def test_closing_from_elsewhere_has_a_running_loop_close_its_own(server, is_async):
+    owner = of(AsyncConnections, server)
+
+    async def main():
+        pool = await owner.pool()
+        await async_asked(pool, server)
+        close = (lambda: asyncio.run(closed_here(owner))) if is_async else owner.close
         await asyncio.to_thread(close)
-        while transport._pool.connections:
+        while pool._open:
             await asyncio.sleep(0)
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
 
 
 def test_closing_after_the_loop_has_ended_does_nothing():
     owner = AsyncConnections(NOWHERE)
-    asyncio.run(owner.transport())
+    asyncio.run(owner.pool())
 
     owner.close()
-    asyncio.run(owner.aclose())
+    owner.retire()
+    asyncio.run(closed_here(owner))
+
+
+async def closed_here(owner):
+    owner.close_here()
+
+
+def test_after_closing_here_a_request_opens_new_connections(server):
+    owner = of(AsyncConnections, server)
+
+    async def main():
+        await async_asked(await owner.pool(), server)
+        await asyncio.wait(owner.close_here())
+        await async_asked(await owner.pool(), server)
+
+    asyncio.run(main())
 
 
 def test_a_child_knows_none_of_the_parent_s_loops():
     owner = AsyncConnections(NOWHERE)
-    asyncio.run(owner.transport())
+    asyncio.run(owner.pool())
     with owner._lock:
         owner.renew_after_fork()
 
-        asyncio.run(owner.transport())
+        asyncio.run(owner.pool())
 
     assert len(owner._by_loop) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from llmwire.services.routing.endpoint import Dialect, Endpoint
 from llmwire.services.secrets import Secret
+from llmwire.services.transport.call import Call
 from llmwire.services.transport.dialect import (
     CREDENTIAL_HEADERS,
     Ambient,
@@ -36,8 +37,16 @@ def an_azure(**fields):
     )
 
 
-def a_request(path="chat/completions", **content):
-    return httpx2.Request("POST", f"{FACADE}/{path}", **(content or {"json": {"model": "gpt"}}))
+def a_call(operation="chat/completions", *, method="POST", query="", headers=None, **content):
+    content = content or {"json": {"model": "gpt"}}
+    return Call(httpx2.Request(method, f"{FACADE}/{operation}{query}", headers=headers, **content), operation)
+
+
+def where(endpoint, call):
+    """Where the call goes to, as a URL that can be taken apart."""
+    url = url_for(endpoint, call)
+    origin = f"{url.scheme.decode()}://{url.host.decode()}" + (f":{url.port}" if url.port else "")
+    return httpx2.URL(origin + url.target.decode())
 
 
 # The operation: the path below the façade.
@@ -93,7 +102,39 @@ def test_the_refusal_of_a_foreign_url_shows_neither_its_query_nor_its_user():
 
 @pytest.mark.parametrize("operation", ["chat/completions", "embeddings", "models", "responses"])
 def test_a_path_of_openai_is_added_to_the_base_url(operation):
-    assert str(url_for(an_endpoint(), operation, a_request())) == f"{FACADE}/{operation}"
+    assert str(where(an_endpoint(), a_call(operation))) == f"{FACADE}/{operation}"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "parts"),
+    [
+        ("http://localhost:8000/v1", (b"http", b"localhost", 8000, b"/v1/models")),
+        ("http://localhost/v1", (b"http", b"localhost", None, b"/v1/models")),
+        ("https://[::1]:8443/v1", (b"https", b"::1", 8443, b"/v1/models")),
+        ("https://größe.test/v1", (b"https", b"xn--gre-6ka8i.test", None, b"/v1/models")),
+    ],
+)
+def test_a_url_is_given_in_the_parts_that_a_connection_needs(base_url, parts):
+    url = url_for(an_endpoint(base_url=base_url), a_call("models"))
+
+    assert (url.scheme, url.host, url.port, url.target) == parts
+
+
+def test_each_call_has_its_own_path_and_query():
+    endpoint = an_endpoint()
+
+    urls = [where(endpoint, a_call(path, query=query)) for path in ("models", "files") for query in ("", "?a=1")]
+
+    assert [url.raw_path for url in urls] == [
+        b"/base/v1/models",
+        b"/base/v1/models?a=1",
+        b"/base/v1/files",
+        b"/base/v1/files?a=1",
+    ]
+
+
+def test_an_operation_goes_on_as_the_caller_encoded_it():
+    assert where(an_endpoint(), a_call("models/a%2Fb%20c")).raw_path == b"/base/v1/models/a%2Fb%20c"
 
 
 @pytest.mark.parametrize(
@@ -111,29 +152,33 @@ def test_a_path_of_openai_is_added_to_the_base_url(operation):
     ],
 )
 def test_azure_serves_some_paths_below_a_deployment(operation, path):
-    url = url_for(an_azure(), operation, a_request())
+    url = where(an_azure(), a_call(operation))
 
     assert url.path == path
     assert dict(url.params) == {"api-version": "v1"}
 
 
 def test_a_deployment_of_the_settings_comes_before_the_request_s_model():
-    url = url_for(an_azure(deployment="ours"), "chat/completions", a_request())
+    url = where(an_azure(deployment="ours", model="of-the-settings"), a_call())
 
     assert url.path == "/openai/deployments/ours/chat/completions"
+
+
+def test_a_model_of_the_settings_comes_before_the_request_s_too():
+    assert where(an_azure(model="ours"), a_call()).path == "/openai/deployments/ours/chat/completions"
 
 
 @pytest.mark.parametrize(
     "content", [{"json": {}}, {"json": ["gpt"]}, {"json": {"model": 7}}, {"content": b"{"}, {"content": b""}]
 )
 def test_a_body_that_names_no_model_is_left_to_azure_to_refuse(content):
-    assert url_for(an_azure(), "embeddings", a_request(**content)).path == "/openai/embeddings"
+    assert where(an_azure(), a_call("embeddings", **content)).path == "/openai/embeddings"
 
 
 def test_the_model_in_a_form_beside_a_file_is_the_deployment():
-    request = a_request(data={"model": "whisper"}, files={"file": ("a.wav", b"RIFF")})
+    call = a_call("audio/transcriptions", data={"model": "whisper"}, files={"file": ("a.wav", b"RIFF")})
 
-    url = url_for(an_azure(), "audio/transcriptions", request)
+    url = where(an_azure(), call)
 
     assert url.path == "/openai/deployments/whisper/audio/transcriptions"
 
@@ -154,7 +199,7 @@ def test_the_model_in_a_form_beside_a_file_is_the_deployment():
 def test_a_deployment_is_one_segment_of_the_path_whatever_its_name(name, written, of):
     endpoint = an_azure(deployment=name if of == "settings" else None)
 
-    url = url_for(endpoint, "embeddings", a_request(json={"model": name}))
+    url = where(endpoint, a_call("embeddings", json={"model": name}))
 
     assert url.raw_path == f"/openai/deployments/{written}/embeddings?api-version=v1".encode()
 
@@ -162,7 +207,7 @@ def test_a_deployment_is_one_segment_of_the_path_whatever_its_name(name, written
 @pytest.mark.parametrize("name", [".", "..", "../..", "../admin", "a/../../b", "..\\admin", "%2e%2e", "..;"])
 def test_a_deployment_cannot_climb_above_its_place(name):
     with pytest.raises(ForeignURL, match="deployment"):
-        url_for(an_azure(), "embeddings", a_request(json={"model": name}))
+        url_for(an_azure(), a_call("embeddings", json={"model": name}))
 
 
 @pytest.mark.parametrize(
@@ -175,13 +220,13 @@ def test_a_deployment_cannot_climb_above_its_place(name):
     ],
 )
 def test_the_version_of_azure_joins_the_query_unless_the_call_has_its_own(query, params):
-    url = url_for(an_azure(), "models", httpx2.Request("GET", f"{FACADE}/models?{query}"))
+    url = where(an_azure(), a_call("models", method="GET", query=f"?{query}"))
 
     assert url.params.multi_items() == params
 
 
 def test_a_query_to_openai_goes_on_as_it_was_written():
-    url = url_for(an_endpoint(), "models", httpx2.Request("GET", f"{FACADE}/models?after=a%2Fb+c"))
+    url = where(an_endpoint(), a_call("models", method="GET", query="?after=a%2Fb+c"))
 
     assert url.query == b"after=a%2Fb+c"
 
@@ -189,11 +234,11 @@ def test_a_query_to_openai_goes_on_as_it_was_written():
 # The headers.
 
 
-def written(endpoint, headers=(), *, token=None, environment=None):
-    pairs = headers_for(
-        endpoint, httpx2.Headers(headers), host="api.test", ambient=Ambient(environment or {}), token=token
-    )
-    return httpx2.Headers(pairs)
+def written(endpoint, headers=None, *, token=None, environment=None):
+    call = a_call("models", method="GET", headers=headers, content=b"")
+    pairs = headers_for(endpoint, call, ambient=Ambient(environment or {}), token=token)
+    assert all(isinstance(part, bytes) for pair in pairs for part in pair)
+    return httpx2.Headers([pair for pair in pairs if pair[0].lower() != b"content-length"])
 
 
 @pytest.mark.parametrize("name", sorted(CREDENTIAL_HEADERS))
@@ -215,7 +260,7 @@ def test_a_credential_of_the_caller_is_dropped(name):
 def test_the_credential_goes_into_the_header_that_the_server_reads(endpoint, header, value):
     headers = written(endpoint, token=Secret("its-token"))
 
-    assert headers == {"host": "api.test", header: value}
+    assert headers == {"host": httpx2.URL(endpoint.base_url).host, header: value}
 
 
 def test_without_a_credential_no_header_tells_who_is_calling():
@@ -228,6 +273,30 @@ def test_headers_of_the_settings_replace_the_caller_s_but_never_the_credential()
     headers = written(endpoint, {"User-Agent": "the-sdk-s"}, token=Secret("its-key"))
 
     assert headers.multi_items() == [("host", "api.test"), ("user-agent", "ours"), ("authorization", "Bearer its-key")]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "host"),
+    [
+        ("http://a.test:8000/v1", "a.test:8000"),
+        ("https://a.test/v1", "a.test"),
+        ("https://a.test:443/v1", "a.test"),
+        ("http://[::1]:8000/v1", "[::1]:8000"),
+    ],
+)
+def test_the_host_is_the_endpoint_s_and_not_the_facade_s(base_url, host):
+    assert written(an_endpoint(base_url=base_url)) == {"host": host}
+
+
+def test_a_host_of_the_settings_takes_the_place_of_the_address():
+    headers = written(an_endpoint(headers=(("HOST", "virtual.test"),)), {"Host": "the-caller-s"})
+
+    assert headers.multi_items() == [("host", "virtual.test")]
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "content-LENGTH", "Transfer-Encoding"])
+def test_what_frames_a_body_in_memory_is_not_the_caller_s_to_say(name):
+    assert name.lower() not in written(an_endpoint(), [(name, "10")])
 
 
 def test_a_header_that_comes_twice_goes_on_twice():
@@ -253,8 +322,18 @@ def test_what_the_environment_once_held_is_remembered():
     ambient.pairs()
     environment["OPENAI_CUSTOM_HEADERS"] = "X-Tenant: second"
 
-    assert ambient.pairs() == {("x-tenant", "first"), ("x-tenant", "second")}
+    assert ambient.pairs() == {(b"x-tenant", b"first"), (b"x-tenant", b"second")}
 
 
 def test_an_environment_without_headers_is_no_headers():
     assert Ambient({}).pairs() == set()
+
+
+def test_what_the_environment_holds_leaves_the_request_that_the_sdk_keeps_in_its_errors():
+    headers = {"X-Tenant": "ambient", "X-Other": "the-callers", "x-both": "the-callers"}
+    request = httpx2.Request("POST", "http://facade.test/v1/x", headers=headers)
+
+    Ambient({"OPENAI_CUSTOM_HEADERS": "x-tenant: ambient\nX-Both: ambient"}).leave(request)
+
+    assert "ambient" not in str(request.headers.raw)
+    assert (request.headers["x-other"], request.headers["x-both"]) == ("the-callers", "the-callers")

@@ -13,7 +13,7 @@ import pytest
 
 from llmwire.services.routing.endpoint import TokenSource
 from llmwire.services.secrets import Secret
-from llmwire.services.transport.deadline import ending_at
+from llmwire.services.transport.deadline import Watch, watched
 from llmwire.services.transport.identity import REFRESH_BEFORE_S, SCOPE, IdentityTokens
 
 HOUR_S = 3600.0
@@ -131,7 +131,7 @@ def test_nobody_waits_longer_than_the_deadline_and_the_fetch_is_there_for_the_ne
         return SimpleNamespace(token="late", expires_on=HOUR_S)
 
     tokens = IdentityTokens(lambda: SimpleNamespace(get_token=slow), clock=lambda: 0.0)
-    with ending_at(time.monotonic() + 0.05), pytest.raises(TimeoutError):
+    with watched(Watch(time.monotonic() + 0.05)), pytest.raises(TimeoutError):
         tokens.token()
     may_answer.set()
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import httpx2
 import pytest
 
 from llmwire.services.errors import NetworkRefused
-from llmwire.services.routing.endpoint import Endpoint
 from llmwire.services.transport import network
-from llmwire.services.transport.pooled import PoolTransport
-
-URL = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture
@@ -48,15 +43,3 @@ def test_a_gate_that_was_taken_away_is_not_asked(set_gate):
     set_gate(None)
 
     network.check("http://127.0.0.1:8000")
-
-
-def test_a_transport_asks_the_gate_before_it_opens_a_connection(set_gate):
-    set_gate(refuse)
-    told = []
-    transport = PoolTransport(Endpoint(function="completion", name="default", base_url=URL), listener=told.append)
-
-    with pytest.raises(NetworkRefused, match="no call to http://127"):
-        transport.handle_request(httpx2.Request("GET", f"{URL}/models"))
-
-    transport.close()
-    assert told == []

@@ -1,0 +1,231 @@
+"""What a value can be: turns what an operator wrote into what it means. Knows values; knows nothing of places."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from llmwire.services.routing.balancer import Strategy
+from llmwire.services.routing.endpoint import Dialect, Price
+from llmwire.services.routing.failover import AfterSend
+from llmwire.services.secrets import Secret
+
+from .configuration import Unfit
+
+N = TypeVar("N", int, float)
+
+A_DAY_S: Final = 86_400.0  #: a longer deadline is a slip of the unit, and a much longer one overflows in the socket
+NO_KEY: Final = Secret("")  #: what the word `none` means: send no Authorization
+ENDPOINT_TABLE: Final = "Write an endpoint's settings below its name, as in [completion.endpoints.primary]."
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
+_ENDPOINT_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
+
+
+def text(raw: Any) -> str:
+    """A line of text."""
+    if not isinstance(raw, str):
+        raise Unfit(f"must be text, not {type(raw).__name__}", "Put it in quotes.")
+    return raw
+
+
+def key(raw: Any) -> Secret:
+    """A key or token as a Secret; `none` as NO_KEY. A key with a blank or line break inside is refused unseen."""
+    if isinstance(raw, Secret):
+        return raw if raw == NO_KEY else key(raw.reveal())
+    if not isinstance(raw, str):
+        raise Unfit(f"must be text, not {type(raw).__name__}", "Put it in quotes.")
+    if raw.lower() == "none":
+        return NO_KEY
+    if any(character.isspace() for character in raw):
+        raise Unfit("has a blank or a line break in it", "Write the bare key, without 'Bearer' and on one line.")
+    if not _fits_header(raw):
+        raise Unfit("has a character that no HTTP header can carry", "Copy the key once more.")
+    return Secret(raw)
+
+
+def header_text(raw: Any) -> str:
+    """A line of text that goes into a header."""
+    if not _fits_header(text(raw)):
+        raise Unfit("has a character that no HTTP header can carry", "Use printable ASCII on one line.")
+    return text(raw)
+
+
+def path(raw: Any) -> str:
+    """A path of a URL, and nothing else of it."""
+    if not text(raw).isprintable() or any(part in text(raw) for part in (" ", "?", "#", "://")):
+        raise Unfit("must be a path", "Write it as in /v1.")
+    return text(raw)
+
+
+def seconds(raw: Any) -> float:
+    """A time above 0, in seconds, of at most a day."""
+    meaning = "a number of seconds above 0, as in 30, and at most a day"
+    number = _number(raw, float, meaning)
+    if number > A_DAY_S:
+        raise Unfit(f"must be {meaning}, not {raw!r}", f"Write {meaning}.")
+    return number
+
+
+def count(raw: Any) -> int:
+    """A whole number above 0."""
+    return _number(raw, int, "a whole number above 0")
+
+
+def tier(raw: Any) -> int:
+    """A whole number from 0."""
+    return _number(raw, int, "a whole number from 0", fits=_from_0)
+
+
+def weight(raw: Any) -> float:
+    """A number above 0."""
+    return _number(raw, float, "a number above 0, as in 2 or 0.5")
+
+
+def price(raw: Any) -> Price:
+    """What a million tokens cost: one number for both ways, a table of `input` and `output`, or text as in 0.5/1.5."""
+    if isinstance(raw, Mapping):
+        if set(raw) != {"input", "output"}:
+            raise Unfit("must hold input and output, and nothing else", "Write { input = 0.5, output = 1.5 }.")
+        return Price(input=_amount(raw["input"]), output=_amount(raw["output"]))
+    parts = raw.split("/", 1) if isinstance(raw, str) else [raw]
+    return Price(input=_amount(parts[0]), output=_amount(parts[-1]))
+
+
+def _amount(raw: Any) -> float:
+    meaning = "a price of a million tokens, as in 0.5, or 0.5/1.5 for input and output"
+    return _number(raw, float, meaning, fits=_from_0)
+
+
+def _above_0(number: float) -> bool:
+    return number > 0
+
+
+def _from_0(number: float) -> bool:
+    return number >= 0
+
+
+def _number(raw: Any, kind: Callable[[Any], N], meaning: str, *, fits: Callable[[float], bool] = _above_0) -> N:
+    remedy = f"Write {meaning}."
+    if isinstance(raw, bool) or not isinstance(raw, str | int | float):
+        raise Unfit(f"must be {meaning}, not {type(raw).__name__}", remedy)
+    try:
+        number = kind(raw)
+    except (ValueError, OverflowError):
+        raise Unfit(f"must be {meaning}, not {raw!r}", remedy) from None
+    if not fits(number) or number == float("inf") or (isinstance(raw, float) and number != raw):
+        raise Unfit(f"must be {meaning}, not {raw!r}", remedy)
+    return number
+
+
+def switch(raw: Any) -> bool:
+    """Yes or no, in the spellings of environment variables."""
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(raw, bool):
+        return raw
+    if str(raw).lower() not in words:
+        raise Unfit(f"must be true or false, not {raw!r}", "Write true or false.")
+    return words[str(raw).lower()]
+
+
+def dialect(raw: Any) -> Dialect:
+    """One of the dialects."""
+    return Dialect(_one_of(raw, [member.value for member in Dialect]))
+
+
+def strategy(raw: Any) -> Strategy:
+    """One of the ways to choose among endpoints."""
+    return Strategy(_one_of(raw, [member.value for member in Strategy]))
+
+
+def after_send(raw: Any) -> AfterSend:
+    """Whether a request that may have arrived is sent to another endpoint too."""
+    return AfterSend(_one_of(raw, [member.value for member in AfterSend]))
+
+
+def key_fallback(raw: Any) -> str:
+    """What happens when the shared key would go to another host than the one it was given with."""
+    return _one_of(raw, ["warn", "same-host"])
+
+
+def _one_of(raw: Any, choices: list[str]) -> str:
+    if str(raw).lower() not in choices:
+        raise Unfit(f"must be one of {', '.join(choices)}, not {raw!r}", f"Write {' or '.join(choices)}.")
+    return str(raw).lower()
+
+
+def tags(raw: Any) -> tuple[str, ...]:
+    """Words, from a list or divided by commas."""
+    words = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise Unfit("must be a list of words", "Write it as in ['eu', 'cheap'], or as in eu,cheap.")
+    return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+
+
+def endpoint_names(raw: Any) -> tuple[str, ...]:
+    """Names of endpoints in their order: those of a table of tables as they are written there, or a text's."""
+    if isinstance(raw, Mapping):
+        _check_holds_tables(raw)
+    elif not isinstance(raw, str):
+        raise Unfit("must be a table of endpoints", ENDPOINT_TABLE)
+    names = list(raw) if isinstance(raw, Mapping) else raw.lower().replace(",", " ").split()
+    if not names:
+        raise Unfit("names no endpoint", "Name one, as in primary, or leave it out.")
+    for place, name in enumerate(names, start=1):
+        if not isinstance(name, str) or not _ENDPOINT_NAME.fullmatch(name):  # not shown: it may be a URL with its key
+            remedy = "Write a letter, then letters, digits, - and _, as in backup-2; a URL goes into base_url."
+            raise Unfit(f"holds at place {place} what is no name for an endpoint", remedy)
+    _check_unlike(names)
+    return tuple(names)
+
+
+def _check_holds_tables(table: Mapping[Any, Any]) -> None:
+    for name, held in table.items():
+        if held is not None and not isinstance(held, Mapping):
+            raise Unfit(f"holds {name}, which is no table", ENDPOINT_TABLE)
+
+
+def _check_unlike(names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.get(variable_part(name))) is not None:
+            twins = f"{name} twice" if other == name else f"{other} and {name}, which are one name in the environment"
+            raise Unfit(f"holds {twins}", "Rename or remove one of them.")
+        seen[variable_part(name)] = name
+
+
+def variable_part(name: str) -> str:
+    """An endpoint's name as its variables spell it: `backup-2` as BACKUP_2."""
+    return name.upper().replace("-", "_")
+
+
+def headers(raw: Any) -> tuple[tuple[str, str], ...]:
+    """Headers as pairs, from a table, a JSON object, or lines of `Name: value`."""
+    if isinstance(raw, str):
+        raw = _headers_of_text(raw)
+    if not isinstance(raw, Mapping) or not all(isinstance(part, str) for pair in raw.items() for part in pair):
+        raise Unfit("must be a table of header names and texts", "Write it as in { X-Team = 'search' }.")
+    for name, value in raw.items():
+        if not _HEADER_NAME.fullmatch(name):  # not shown: it may be a whole header with its secret
+            raise Unfit("has an impossible header name", "Write a name as in X-Team.")
+        if not _fits_header(value):
+            raise Unfit(f"has a value for {name} that no HTTP header can carry", "Use printable ASCII on one line.")
+    return tuple((name, value.strip()) for name, value in raw.items())
+
+
+def _fits_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def _headers_of_text(raw: str) -> Any:
+    if raw.lstrip().startswith("{"):
+        try:
+            return json.loads(raw)
+        except ValueError:
+            raise Unfit("starts as a JSON object, but is none", "Correct it.") from None
+    lines = [line for line in raw.splitlines() if line.strip()]
+    if any(":" not in line for line in lines):
+        raise Unfit("has a line without a colon", "Write each header on a line of its own, as in X-Team: search.")
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

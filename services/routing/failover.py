@@ -1,0 +1,259 @@
+"""The story of one call: whom to ask, for how long, and what to do with what became of it.
+
+A generator. It yields `Send` or `Rest` to a player, is sent the `Outcome`, and returns an `Ending`. Knows decisions;
+sends nothing, sleeps never, reads no clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ..provenance import Attempt
+from .backoff import BackoffSpec
+from .balancer import Randomness
+from .budget import Budget, BudgetSpec
+from .outcome import CANCELLED, Blame, Outcome
+from .pool import Lease, Pool, Unavailable
+
+
+class AfterSend(StrEnum):
+    """Whether another endpoint may be asked when the first may have begun to work on the request."""
+
+    BUDGETED = "budgeted"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSpec:
+    """The limits of one call, all of its attempts included."""
+
+    deadline_s: float = 120.0  #: a long completion takes a minute or two
+    max_attempts: int = 3  #: what three endpoints cannot answer, a fourth seldom can
+    after_send: AfterSend = AfterSend.BUDGETED
+    longest_wait_s: float = 5.0  #: for an endpoint that is paused: a caller who waits longer would rather be told
+    poisoned: int = 2  #: endpoints that one request may bring down; the next one is spared
+    backoff: BackoffSpec = field(default_factory=BackoffSpec)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
+
+
+@dataclass(slots=True, kw_only=True)
+class Wish:
+    """What a call wants, as far as it decides where it goes.
+
+    Attributes:
+        model: the name that it asks for.
+        ends_at_s: on the pool's clock; the call is over then, whatever comes.
+        is_replayable: its body can be sent again.
+        is_stateful: it changes or needs something that one server keeps; then it is never sent twice.
+        only: the name of the one endpoint that is to be asked, once.
+    """
+
+    model: str | None = None
+    ends_at_s: float
+    is_replayable: bool = True
+    is_stateful: bool = False
+    only: str | None = None
+
+
+@dataclass(slots=True)
+class Send:
+    """Send the request to the lease's endpoint, and tell the story what became of it before `ends_at_s`."""
+
+    lease: Lease
+    ends_at_s: float
+
+
+@dataclass(slots=True)
+class Rest:
+    """Wait so many seconds."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Ending:
+    """How the call ended.
+
+    Attributes:
+        outcome: of the last attempt; None where none was made.
+        lease: of the last attempt. It is settled, unless the outcome is open.
+        unavailable: why no further endpoint was asked, where that was for want of one.
+        is_overdue: its time was over.
+    """
+
+    outcome: Outcome | None
+    lease: Lease | None
+    attempts: list[Attempt]
+    unavailable: Unavailable | None = None
+    is_overdue: bool = False
+
+
+Story = Generator[Send | Rest, Outcome | None, Ending]
+
+
+def failover(
+    pool: Pool,
+    wish: Wish,
+    *,
+    spec: CallSpec,
+    budget: Budget,
+    clock: Callable[[], float],
+    randomness: Randomness,
+) -> Story:
+    """Play one call: at most `max_attempts`, each at another endpoint, until one serves or the time is over.
+
+    Every lease is settled, also where the story is closed in the middle; only that of an open outcome is the player's.
+    """
+    call = _Call(pool, wish, spec, budget)
+    while True:
+        lease = call.leased()
+        if isinstance(lease, Unavailable):
+            rest_s = call.may_wait(lease, clock())
+            if rest_s is None:
+                return call.ending(unavailable=lease)
+            yield Rest(rest_s)
+            continue
+        started_at_s = clock()
+        outcome = CANCELLED
+        try:
+            outcome = (yield Send(lease, wish.ends_at_s)) or CANCELLED
+        finally:
+            # Here, and not after: a story that is closed while its attempt is under way has no after.
+            took_s = clock() - started_at_s
+            outcome = call.weighed(outcome)
+            if not outcome.is_open:
+                lease.settle(outcome, took_s)
+        call.note(lease, outcome, took_s)
+        if outcome.has_served:
+            budget.earn()
+            return call.ending()
+        now_s = clock()
+        rest_s = call.rest_before_next(outcome, now_s, randomness)
+        if rest_s is None:
+            return call.ending(unavailable=call.busy(outcome), is_overdue=now_s >= wish.ends_at_s)
+        if rest_s:
+            yield Rest(rest_s)
+
+
+class _Call:
+    """What a story remembers of its attempts."""
+
+    __slots__ = (
+        "_again",
+        "_attempts",
+        "_budget",
+        "_counted",
+        "_has_been_again",
+        "_lease",
+        "_outcome",
+        "_pool",
+        "_spec",
+        "_suspicions",
+        "_tried",
+        "_waited_s",
+        "_wish",
+    )
+
+    def __init__(self, pool: Pool, wish: Wish, spec: CallSpec, budget: Budget) -> None:
+        self._pool, self._wish, self._spec, self._budget = pool, wish, spec, budget
+        self._tried: set[str] = set()
+        self._attempts: list[Attempt] = []
+        self._lease: Lease | None = None
+        self._outcome: Outcome | None = None
+        self._counted = self._suspicions = 0
+        self._waited_s = 0.0
+        self._again: str | None = None
+        self._has_been_again = False
+
+    def leased(self) -> Lease | Unavailable:
+        only, self._again = self._again or self._wish.only, None
+        return self._pool.lease(tried=self._tried, model=self._wish.model, only=only)
+
+    def may_wait(self, unavailable: Unavailable, now_s: float) -> float | None:
+        """How long to rest until an endpoint may be asked again; None where that is not worth it."""
+        wait_s = unavailable.wait_s
+        if wait_s is None or self._waited_s + wait_s > self._spec.longest_wait_s:
+            return None
+        if now_s + wait_s >= self._wish.ends_at_s:
+            return None
+        self._waited_s += wait_s
+        return wait_s
+
+    def weighed(self, outcome: Outcome) -> Outcome:
+        """The outcome as it counts: the request that brings down a second endpoint is the one to blame."""
+        if outcome.may_be_poison:
+            self._suspicions += 1
+            if self._suspicions >= self._spec.poisoned:
+                return outcome.without_penalty()
+        return outcome
+
+    def note(self, lease: Lease, outcome: Outcome, took_s: float) -> None:
+        endpoint = lease.endpoint
+        self._lease, self._outcome = lease, outcome
+        self._attempts.append(
+            Attempt(
+                endpoint=endpoint.name,
+                server=endpoint.server,
+                blame=None if outcome.blame is None else outcome.blame.value,
+                label=outcome.label,
+                status=outcome.status,
+                took_s=took_s,
+            )
+        )
+
+    def rest_before_next(self, outcome: Outcome, now_s: float, randomness: Randomness) -> float | None:
+        """How long to rest before the next attempt, mostly 0; None where there is to be none."""
+        if outcome.blame in _HOPELESS or now_s >= self._wish.ends_at_s or self._wish.only is not None:
+            return None
+        if self._suspicions >= self._spec.poisoned or not self._may_be_sent_again(outcome):
+            return None
+        if outcome.again_s is not None:
+            return self._once_more(outcome.again_s, now_s)
+        is_single = self._pool.is_single
+        if is_single and (outcome.blame is Blame.KEY or outcome.is_lasting):  # it would say the same again
+            return None
+        if outcome.was_sent or is_single:
+            self._counted += 1
+            if self._counted >= self._spec.max_attempts:
+                return None
+        if outcome.was_sent and not self._may_be_afforded():
+            return None
+        if outcome.blame is Blame.LOAD:  # it is paused, and well: it may be asked when that is over
+            return 0.0
+        if not is_single:
+            self._tried.add(self._attempts[-1].endpoint)
+            return 0.0
+        rest_s = self._spec.backoff.wait_s(self._counted, randomness)
+        return rest_s if now_s + rest_s < self._wish.ends_at_s else None
+
+    def ending(self, *, unavailable: Unavailable | None = None, is_overdue: bool = False) -> Ending:
+        return Ending(self._outcome, self._lease, self._attempts, unavailable, is_overdue)
+
+    def busy(self, outcome: Outcome) -> Unavailable | None:
+        """After a busy server's answer: why nobody else may be asked either; None where somebody may."""
+        return self._pool.unavailable(model=self._wish.model) if outcome.pause_s is not None else None
+
+    def _once_more(self, rest_s: float, now_s: float) -> float | None:
+        if self._has_been_again or now_s + rest_s >= self._wish.ends_at_s:
+            return None
+        self._has_been_again = True
+        self._again = self._attempts[-1].endpoint
+        return rest_s
+
+    def _may_be_sent_again(self, outcome: Outcome) -> bool:
+        if not outcome.was_sent:
+            return True
+        if not self._wish.is_replayable:
+            return False
+        never = self._wish.is_stateful or self._spec.after_send is AfterSend.NEVER
+        return outcome.is_refusal or not never
+
+    def _may_be_afforded(self) -> bool:
+        return self._spec.after_send is AfterSend.ALWAYS or self._budget.spend()
+
+
+#: nobody else could do better, or nobody waits any longer
+_HOPELESS = frozenset({Blame.CALLER, Blame.LOCAL, Blame.CANCELLED})

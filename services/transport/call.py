@@ -1,0 +1,160 @@
+"""What the SDK asks for: one request, read once. Pure: knows the API's operations, and no endpoint."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+#: what a decoder raises where it is given anything but JSON, also such as is nested without end
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Kind(Enum):
+    """Which answers a request may get, as far as they are looked at before the SDK sees them."""
+
+    CHAT = "chat/completions"
+    COMPLETION = "completions"
+    RESPONSE = "responses"
+    EMBEDDING = "embeddings"
+    JSON = "json"  #: any object
+    OTHER = "other"  #: a file, a sound: handed on as it comes
+
+
+_POSTED: Final = {kind.value: kind for kind in (Kind.CHAT, Kind.COMPLETION, Kind.RESPONSE, Kind.EMBEDDING)}
+#: what else may be asked of any server: it keeps nothing
+_STATELESS: Final = frozenset(
+    {
+        "audio/speech",
+        "audio/transcriptions",
+        "audio/translations",
+        "images/edits",
+        "images/generations",
+        "images/variations",
+        "models",
+        "moderations",
+    }
+)
+
+
+class _Body(msgspec.Struct):
+    """The fields of a body that decide something. Of any type: that is the server's to refuse."""
+
+    model: Any = None
+    stream: Any = None
+    n: Any = None
+    input: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    dimensions: Any = None
+    store: Any = None
+    background: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+_decode_inputs = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_DIGITS: Final = frozenset(bytes([each]) for each in b"-0123456789")
+_NOTHING: Final = _Body()
+
+
+class Call:
+    """One request of the SDK.
+
+    Attributes:
+        operation: the path below the base URL, as in `chat/completions`.
+        headers: as the SDK wrote them, raw.
+        content: the body, or None where it is an upload that is read as it is sent.
+        stream: the body to send where it has no content of its own.
+        model: the name that the body asks for.
+        choices: how many are wanted: of a legacy completion, for all of its prompts.
+        inputs: how many texts are to be embedded.
+        dimensions: that embeddings are asked for, or None.
+        is_stateful: one server keeps, or has, what the request is about.
+    """
+
+    __slots__ = (
+        "choices",
+        "content",
+        "dimensions",
+        "headers",
+        "inputs",
+        "is_stateful",
+        "is_streamed",
+        "kind",
+        "method",
+        "model",
+        "operation",
+        "request",
+        "stream",
+    )
+
+    def __init__(self, request: httpx2.Request, operation: str) -> None:
+        self.request, self.operation, self.method = request, operation, request.method
+        self.headers: list[tuple[bytes, bytes]] = request.headers.raw
+        self.stream: Any = request.stream
+        self.content = request.read() if isinstance(request.stream, httpx2.ByteStream) else None
+        self.kind = _kind(self.method, operation)
+        body = _read(self.content) if self.kind is not Kind.OTHER or self.method == "POST" else _NOTHING
+        self.model: str | None = body.model if isinstance(body.model, str) else self._model_of_form()
+        self.is_streamed = body.stream is True
+        self.choices = body.n if isinstance(body.n, int) and body.n > 0 else 1
+        if self.kind is Kind.COMPLETION:
+            self.choices *= _count(body.prompt)
+        self.inputs = _count(body.input) if self.kind is Kind.EMBEDDING else 0
+        self.dimensions: int | None = body.dimensions if isinstance(body.dimensions, int) else None
+        self.is_stateful = _is_stateful(self.kind, self.method, operation, body)
+
+    def content_for(self, model: str | None) -> bytes | None:
+        """The body, asking for another model where one is given. Every other byte of a value stays as it is."""
+        if model is None or model == self.model or self.content is None or self.model is None:
+            return self.content
+        try:
+            fields = msgspec.json.decode(self.content, type=dict[str, msgspec.Raw])
+        except UNREADABLE:  # the name of a field is no text: what the server has to refuse
+            return self.content
+        fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+        return msgspec.json.encode(fields)
+
+    def _model_of_form(self) -> str | None:
+        """Of a form beside its files."""
+        if self.content is not None:
+            return None
+        fields = {field.name: getattr(field, "value", None) for field in getattr(self.stream, "fields", ())}
+        model = fields.get("model")
+        return model if isinstance(model, str) else None
+
+
+def _kind(method: str, operation: str) -> Kind:
+    if method == "POST":
+        return _POSTED.get(operation, Kind.OTHER)
+    return Kind.JSON if method == "GET" and operation == "models" else Kind.OTHER
+
+
+def _read(content: bytes | None) -> _Body:
+    if not content:
+        return _NOTHING
+    try:
+        return _decode(content)
+    except UNREADABLE:  # a form; or what the server has to refuse
+        return _NOTHING
+
+
+def _count(raw: msgspec.Raw) -> int:
+    """Inputs, or prompts, of a request: one text, one list of tokens, or a list of either, or of pictures."""
+    text = bytes(raw)
+    if not text.startswith(b"["):
+        return 1
+    items = _decode_inputs(text)
+    are_tokens = not items or bytes(items[0])[:1] in _DIGITS
+    return 1 if are_tokens else len(items)
+
+
+def _is_stateful(kind: Kind, method: str, operation: str, body: _Body) -> bool:
+    if kind is Kind.RESPONSE:
+        named = (body.previous_response_id, body.conversation)
+        return body.store is True or body.background is True or any(one is not None for one in named)
+    is_about_models = method in ("GET", "HEAD") and operation.startswith("models/")
+    return kind is Kind.OTHER and operation not in _STATELESS and not is_about_models

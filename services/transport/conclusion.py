@@ -1,0 +1,170 @@
+"""What the SDK gets in the end: an answer that says where it came from, or the error that fits. Pure.
+
+Where the last attempt had an HTTP answer, that is handed on, and the SDK raises what its users already catch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+import httpcore2
+import httpx2
+
+from ..errors import AllEndpointsFailed, DeadlineExceeded
+from ..provenance import Provenance, record
+from ..routing.failover import CallSpec, Ending
+from ..routing.outcome import Blame, Outcome
+from ..routing.pool import Unavailable
+from .written import Headers
+
+ENDPOINT_HEADER: Final = b"x-llmwire-endpoint"
+ATTEMPTS_HEADER: Final = b"x-llmwire-attempts"
+DEGRADED_HEADER: Final = b"x-llmwire-degraded"
+_OURS: Final = b"x-llmwire-"  #: no server says itself where an answer came from
+EXTENSION: Final = "llmwire"  #: where a response keeps its Provenance
+
+_LOCAL_ERRORS: Final[dict[type[BaseException], type[httpx2.TransportError]]] = {
+    httpcore2.PoolTimeout: httpx2.PoolTimeout,
+    httpcore2.LocalProtocolError: httpx2.LocalProtocolError,
+    httpcore2.UnsupportedProtocol: httpx2.UnsupportedProtocol,
+}
+
+
+class Failed(AllEndpointsFailed, httpx2.NetworkError):
+    """For the SDK it is an error of the connection."""
+
+    _request: Any = None
+
+
+class Overdue(DeadlineExceeded, httpx2.ReadTimeout):
+    """For the SDK it is a timeout of the transport."""
+
+    _request: Any = None
+
+
+class Received:
+    """An answer as far as it was read: its body, or the stream of it."""
+
+    __slots__ = ("content", "extensions", "headers", "status", "stream")
+
+    def __init__(
+        self, status: int, headers: Headers, extensions: Any, *, content: bytes = b"", stream: Any = None
+    ) -> None:
+        self.status, self.headers, self.extensions = status, headers, extensions
+        self.content, self.stream = content, stream
+
+
+def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
+    """The response for the SDK, or an error: ours, httpx2's for what is local, a timeout's where time was over."""
+    outcome, lease = ending.outcome, ending.lease
+    if outcome is None:
+        return _without_attempt(function, ending)
+    assert lease is not None  # noqa: S101  # for the type checker: an outcome has one
+    is_degraded = lease.is_degraded or len(ending.attempts) > 1
+    served_by = lease.endpoint.name if outcome.has_served else None
+    provenance = Provenance(
+        function=function, endpoint=served_by, attempts=tuple(ending.attempts), is_degraded=is_degraded
+    )
+    record(provenance)
+    if isinstance(outcome.result, Received):
+        received = outcome.result
+        if not outcome.has_served and ending.unavailable is not None and len(ending.unavailable.reasons) > 1:
+            _ask_later(received, ending.unavailable)  # of one alone its own words are exact
+        return _response(received, provenance, lease.endpoint.name)
+    raise _error(function, ending, outcome, spec) from outcome.result
+
+
+def _response(received: Received, provenance: Provenance, endpoint: str) -> httpx2.Response:
+    headers = [pair for pair in received.headers if not pair[0].lower().startswith(_OURS)]
+    headers.append((ENDPOINT_HEADER, f"{provenance.function}/{endpoint}".encode()))
+    headers.append((ATTEMPTS_HEADER, b"%d" % len(provenance.attempts)))
+    headers.append((DEGRADED_HEADER, b"true" if provenance.is_degraded else b"false"))
+    return httpx2.Response(
+        received.status,
+        headers=headers,
+        stream=received.stream or httpx2.ByteStream(received.content),
+        extensions={**received.extensions, EXTENSION: provenance},
+    )
+
+
+def _ask_later(received: Received, unavailable: Unavailable) -> None:
+    """Of several busy endpoints the first that is free again says when to come back."""
+    if unavailable.wait_s is None:
+        return
+    received.headers = [pair for pair in received.headers if not pair[0].lower().startswith(b"retry-after")]
+    received.headers.append((b"retry-after", b"%d" % math.ceil(unavailable.wait_s)))
+
+
+def _without_attempt(function: str, ending: Ending) -> httpx2.Response:
+    """Nobody could be asked. Where all gave the same answer before, that is the answer still."""
+    unavailable = ending.unavailable
+    assert unavailable is not None  # noqa: S101  # for the type checker: there is no other way to make no attempt
+    provenance = Provenance(function=function, endpoint=None, attempts=(), is_degraded=True)
+    record(provenance)
+    message = f"no {function} endpoint may be asked now: {_reasons(unavailable)}"
+    if unavailable.status is None or unavailable.status < 400:
+        raise Failed(message, function=function, reasons=unavailable.reasons, retry_after_s=unavailable.wait_s)
+    error = {"message": message, "type": "llmwire_unavailable", "param": None, "code": "no_endpoint_available"}
+    received = Received(
+        unavailable.status,
+        [(b"content-type", b"application/json")],
+        {"http_version": b"HTTP/1.1"},
+        content=json.dumps({"error": error}).encode(),
+    )
+    _ask_later(received, unavailable)
+    return _response(received, provenance, "none")
+
+
+def _error(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> Exception:
+    cause = outcome.result
+    if outcome.blame is Blame.LOCAL:
+        return _local_error(cause)
+    waited = ending.unavailable
+    facts: dict[str, Any] = {
+        "function": function,
+        "attempts": tuple(ending.attempts),
+        "reasons": waited.reasons if waited else {},
+        "retry_after_s": waited.wait_s if waited else None,
+    }
+    is_overdue = ending.is_overdue or outcome.blame is Blame.CANCELLED  # by the caller's clock
+    is_timeout = outcome.is_timeout and all(_is_timeout(attempt.label) for attempt in ending.attempts)
+    kind: type[AllEndpointsFailed] = Overdue if is_timeout or is_overdue else Failed
+    return kind(_words(function, ending, outcome, spec), **facts)
+
+
+def _local_error(cause: BaseException) -> Exception:
+    kind = next((ours for theirs, ours in _LOCAL_ERRORS.items() if isinstance(cause, theirs)), httpx2.NetworkError)
+    return kind(str(cause) or type(cause).__name__)
+
+
+def _is_timeout(label: str) -> bool:
+    return label.lower().endswith("timeout")
+
+
+def _words(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> str:
+    text = _text(function, ending, outcome, spec)
+    tried = ending.attempts
+    if all(attempt.endpoint == tried[0].endpoint for attempt in tried):
+        times = f", {len(tried)} times" if len(tried) > 1 else ""
+        message = f"{function} endpoint {tried[0].server}: {text}{times}"
+    else:
+        message = f"no {function} endpoint could answer: {'; '.join(map(str, tried))}. The last: {text}"
+    left_alone = ending.unavailable.reasons if ending.unavailable else {}
+    return f"{message}. Not asked: {_reasons(ending.unavailable)}" if left_alone and ending.unavailable else message
+
+
+def _text(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> str:
+    cause = outcome.result
+    if not outcome.is_timeout:
+        return str(cause) or type(cause).__name__
+    if outcome.blame is Blame.CANCELLED:
+        return "no answer within the time that the caller gave"
+    if ending.is_overdue:
+        return f"no answer within {spec.deadline_s:g} s; {function}.deadline_s sets this time"
+    return f"no answer in time ({outcome.label})"
+
+
+def _reasons(unavailable: Unavailable) -> str:
+    return "; ".join(f"{name} is {why}" for name, why in unavailable.reasons.items()) or "all were tried"

@@ -1,0 +1,289 @@
+"""What both transports share: how a request of the SDK becomes a story, and what an answer means.
+
+Knows one request, one attempt, one answer; sends nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from ..errors import NoRoute
+from ..events import AttemptEnded, Listener, tell
+from ..routing.balancer import Randomness
+from ..routing.budget import Budget
+from ..routing.endpoint import expires
+from ..routing.failover import AfterSend, CallSpec, Send, Story, Wish, failover
+from ..routing.outcome import Outcome
+from ..routing.pool import Pool
+from ..secrets import MASK, Secret
+from . import network
+from .blocking import SyncAnswer
+from .body import decompressed, encoding_of, without_encoding
+from .call import Call, Kind
+from .conclusion import Received
+from .course import BROKEN
+from .deadline import Watch
+from .dialect import ONLY_HEADER, Ambient, headers_for, operation_of, url_for
+from .identity import NoToken
+from .nonblocking import AsyncAnswer
+from .reply import Widths, checked, most_bytes
+from .verdict import of_error, of_status, without_frames
+from .written import Written
+
+FAILED = (*BROKEN, NoToken, httpcore2.UnsupportedProtocol)  #: what may go wrong in an attempt
+
+STALE_S = 1.0  #: far more than a round trip
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_KNOWN_PATHS = 1000  #: a caller who makes up paths fills no memory
+
+Answer = SyncAnswer | AsyncAnswer
+
+
+class Traffic:
+    """What the synchronous and the asynchronous client of a function share.
+
+    Attributes:
+        spec: the limits of a call.
+        widths: how long the vectors of the pool are.
+        ambient: headers of the environment that are meant for nobody here.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        spec: CallSpec,
+        budget: Budget,
+        randomness: Randomness,
+        listener: Listener,
+        ambient: Ambient | None = None,
+    ) -> None:
+        self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
+        self.listener, self.ambient = listener, ambient or Ambient({})
+        self.widths = Widths()
+        self.facade = pool.endpoints[0]
+
+
+class Sending:
+    """One request on its way to one endpoint."""
+
+    __slots__ = ("call", "chunk_s", "endpoint", "is_callers_time", "lease", "sent_by", "started_at_s", "token", "watch")
+
+    def __init__(self, call: Call, send: Send, *, chunk_s: float | None, is_callers_time: bool) -> None:
+        self.call, self.lease, self.endpoint = call, send.lease, send.lease.endpoint
+        self.sent_by = send.ends_at_s
+        self.is_callers_time = is_callers_time
+        timeouts = self.endpoint.timeouts
+        self.chunk_s = timeouts.chunk_s if chunk_s is None else min(timeouts.chunk_s, chunk_s)
+        self.token: Secret | None = None
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Start the clock of the sending."""
+        self.started_at_s = time.monotonic()
+        self.watch = Watch(min(self.sent_by, self.started_at_s + self.endpoint.timeouts.first_byte_s))
+        self.watch.chunk_s = self.chunk_s
+
+    def may_go_on(self, answer: Answer) -> None:
+        """The first content is there: a stream may now take its time, anything else has that of the call."""
+        is_stream = self.call.kind is not Kind.OTHER or _has_type(answer, b"text/event-stream")
+        self.watch.ends_at_s = None if is_stream else self.sent_by
+
+    def may_be_repeated(self, spec: CallSpec) -> bool:
+        """Whether a request that met a dead connection may be sent again: surely it was not worked on yet.
+
+        A server that had closed the connection says so within a round trip; what is lost later may have been begun.
+        """
+        is_early = time.monotonic() - self.started_at_s < STALE_S
+        is_allowed = not self.call.is_stateful and spec.after_send is not AfterSend.NEVER
+        return is_early and is_allowed and self.call.content is not None
+
+    @property
+    def is_past_callers_time(self) -> bool:
+        """Whether the time is over that the caller gave, who gave less than the settings."""
+        return self.is_callers_time and time.monotonic() >= self.sent_by - 0.001
+
+
+class Facade:
+    """What both transports share: how a request becomes a story, and what an answer means."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._function = traffic.facade.function
+        self._base = httpx2.URL(traffic.facade.base_url)
+        self._operations: dict[tuple[bytes, bytes], str] = {}
+        self._is_closed = False
+        self._pid = os.getpid()
+
+    @property
+    def pool(self) -> Pool:
+        """The endpoints that requests may go to."""
+        return self._traffic.pool
+
+    def begin(self, request: httpx2.Request) -> tuple[Story, Callable[[Send], Sending]]:
+        if self._is_closed:
+            raise RuntimeError("this client was closed by its container; ask the container for a new one")
+        traffic = self._traffic
+        traffic.ambient.leave(request)
+        call = Call(request, self._operation(request.url))
+        patience_s = request.extensions.get("timeout", {}).get("read")
+        deadline_s = traffic.spec.deadline_s
+        is_callers_time = patience_s is not None and patience_s < deadline_s
+        ends_at_s = time.monotonic() + (patience_s if is_callers_time else deadline_s)
+        wish = Wish(
+            model=call.model,
+            ends_at_s=ends_at_s,
+            is_replayable=call.content is not None,
+            is_stateful=call.is_stateful,
+            only=self._only(request),
+        )
+        story = failover(
+            traffic.pool,
+            wish,
+            spec=traffic.spec,
+            budget=traffic.budget,
+            clock=time.monotonic,
+            randomness=traffic.randomness,
+        )
+
+        def sending(send: Send) -> Sending:
+            network.check(send.lease.endpoint.server)
+            return Sending(call, send, chunk_s=patience_s, is_callers_time=is_callers_time)
+
+        return story, sending
+
+    def _only(self, request: httpx2.Request) -> str | None:
+        name = request.headers.get(ONLY_HEADER)
+        known = [endpoint.name for endpoint in self._traffic.pool.endpoints] if name is not None else []
+        if name is not None and name not in known:
+            raise NoRoute(f"there is no {self._function} endpoint {name!r}: there are {', '.join(known)}")
+        return name
+
+    def _operation(self, url: httpx2.URL) -> str:
+        key = (url.netloc, url.raw_path) if url.raw_scheme == self._base.raw_scheme else (b"", b"")
+        operation = self._operations.get(key)
+        if operation is None:
+            operation = operation_of(url, self._base)
+            if len(self._operations) < _KNOWN_PATHS:
+                self._operations[key] = operation
+        return operation
+
+    def written(self, sending: Sending) -> Written:
+        call, endpoint = sending.call, sending.endpoint
+        url = url_for(endpoint, call)  # first: where it raises, no key is among the variables
+        content = call.content_for(endpoint.model)
+        headers = headers_for(endpoint, call, ambient=self._traffic.ambient, token=sending.token)
+        if content is not None and (content or call.method in _WITH_BODY):
+            headers.append((b"Content-Length", b"%d" % len(content)))
+        left_s = max(sending.sent_by - time.monotonic(), 0.001)
+        asked = call.request.extensions.get("timeout", {})
+        timeouts = {
+            "connect": _least(asked.get("connect"), min(endpoint.timeouts.connect_s, left_s)),
+            "read": min(endpoint.timeouts.first_byte_s, left_s),
+            "write": min(endpoint.timeouts.first_byte_s, left_s),
+            "pool": min(endpoint.timeouts.first_byte_s, left_s),
+        }
+        return Written(call.method, url, headers, content=content, stream=call.stream, timeouts=timeouts)
+
+    def may_renew(self, sending: Sending, answer: Answer) -> bool:
+        is_refused = answer.status == 401 and expires(sending.endpoint.credential)
+        return is_refused and sending.call.content is not None
+
+    def is_handed_on(self, sending: Sending, answer: Answer) -> bool:
+        """Whether the body goes to the caller while it comes: of streams, and of what is not looked at."""
+        call = sending.call
+        return answer.status < 300 and (call.kind is Kind.OTHER or _is_stream(call, answer))
+
+    def judged(self, sending: Sending, answer: Answer, content: bytes) -> Outcome:
+        """What a whole answer means. Raises InvalidReply where it is none."""
+        call, headers = sending.call, answer.headers
+        plain = decompressed(headers, content, most_bytes(call)) if encoding_of(headers) else content
+        received = Received(answer.status, headers, answer.extensions, content=content)
+        if answer.status >= 300:
+            by_name = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+            outcome = of_status(call, answer.status, by_name, plain, received)
+            assert outcome is not None  # noqa: S101  # for the type checker: it is no success
+            self._hide_token(sending, received, plain)
+            return outcome
+        fit = checked(call, plain, self._traffic.widths)
+        if fit is not plain:
+            received.content, received.headers = fit, without_encoding(headers)
+        self._hide_token(sending, received)
+        return Outcome(result=received, status=answer.status)
+
+    def opened(self, sending: Sending, answer: Answer, stream: Any) -> Outcome:
+        """The outcome of an answer that is handed on while it comes."""
+        headers = without_encoding(answer.headers) if encoding_of(answer.headers) else answer.headers
+        received = Received(answer.status, headers, answer.extensions, stream=stream)
+        self._hide_token(sending, received)
+        return Outcome(result=received, status=answer.status, is_open=True)
+
+    def failed(self, sending: Sending, error: Exception) -> Outcome:
+        """What an error means. Raises it again where it is nobody's outcome."""
+        if self._is_closed:
+            raise closed_meanwhile() from error
+        outcome = of_error(error, sending.watch, is_callers_time=sending.is_past_callers_time)
+        if outcome is None:
+            raise error
+        if sending.token is not None and sending.token.reveal() in str(error):
+            error.args = (str(error).replace(sending.token.reveal(), MASK),)
+        without_frames(error)
+        return outcome
+
+    def _hide_token(self, sending: Sending, received: Received, error: bytes = b"") -> None:
+        """Some servers repeat the key: in what they say of an error, or in their headers, which the SDK logs."""
+        secret = sending.token.reveal().encode() if sending.token is not None else b""
+        if not secret:
+            return
+        if secret in error:
+            received.content = error.replace(secret, MASK.encode())
+            received.headers = without_encoding(received.headers)
+        if any(secret in value for _, value in received.headers):
+            received.headers = [(name, value.replace(secret, MASK.encode())) for name, value in received.headers]
+        if secret in (reason := received.extensions.get("reason_phrase", b"")):
+            masked = reason.replace(secret, MASK.encode())
+            received.extensions = {**received.extensions, "reason_phrase": masked}
+
+    def tell(self, sending: Sending, outcome: Outcome) -> None:
+        endpoint = sending.endpoint
+        event = AttemptEnded(
+            function=endpoint.function,
+            endpoint=endpoint.name,
+            server=endpoint.server,
+            operation=sending.call.operation,
+            status=outcome.status,
+            error=None if outcome.has_served or outcome.status is not None else outcome.label,
+            took_s=time.monotonic() - sending.started_at_s,
+            blame=None if outcome.blame is None else outcome.blame.value,
+        )
+        tell(self._traffic.listener, event)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True) and self._pid == os.getpid():
+            message = f"unclosed {self._function} client: call container.shutdown_resources() or client.close()"
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+
+
+def _is_stream(call: Call, answer: Answer) -> bool:
+    """Whether a stream was asked for and came. What is plainly none of its kind is read whole, and refused."""
+    return call.is_streamed and call.kind is not Kind.JSON and not _has_type(answer, b"application/json", b"text/html")
+
+
+def _has_type(answer: Answer, *types: bytes) -> bool:
+    return any(name.lower() == b"content-type" and value.lower().startswith(types) for name, value in answer.headers)
+
+
+def _least(timeout: float | None, limit_s: float) -> float:
+    return limit_s if timeout is None else min(timeout, limit_s)
+
+
+def closed_meanwhile() -> httpx2.ReadError:
+    """For the calls that were under way."""
+    return httpx2.ReadError("the client was closed while it waited for the answer")
