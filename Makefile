@@ -2,18 +2,20 @@
 #   make demo      documents embedded through one endpoint, questions answered through the other; no keys, no network
 #   make test      the whole test suite, against the built wheel
 #   make serve     the page of the example application
+#   make chaos     servers killed, frozen and flooded at full figures, in a quarter of an hour
 #   make check     linters, types and import rules
-#   make bench     the benchmarks' tables
+#   make bench     the benchmarks' tables, peers beside us; in two minutes: make bench ARGS=--quick
 #   make clean     forget all that was set up
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FRAMEWORKS := $(VENV)-frameworks
+BENCH := $(VENV)-bench
 SOURCES := $(shell find container services -name '*.py' -o -name py.typed) pyproject.toml setup.cfg README.md
 WORKERS ?= 2
 
-.PHONY: demo test serve check bench clean wheel
+.PHONY: demo test chaos serve check bench clean wheel
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -24,7 +26,10 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.tools $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/pytest tests/wire/test_frameworks.py $(ARGS)
-	$(BIN)/pytest -m 'not frameworks' -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest -m 'not frameworks and not chaos' -n $(WORKERS) $(ARGS)
+
+chaos: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/ruff check .
@@ -32,8 +37,8 @@ check: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed $(VENV)/.tools
-	$(BIN)/python -m benchmarks
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 wheel:
 	rm -rf dist
@@ -65,5 +70,11 @@ $(FRAMEWORKS)/.installed: $(FRAMEWORKS)/.created $(VENV)/.installed
 	$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/llmwire-*.whl
 	@touch $@
 
+# The peers that we are measured beside, in one environment with us: all of them call with the same openai.
+$(BENCH)/.installed: $(BENCH)/.created $(VENV)/.installed
+	$(BENCH)/bin/python -m pip install --quiet --group bench $(VENV)/wheel/llmwire-*.whl
+	$(BENCH)/bin/python -m pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/llmwire-*.whl
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FRAMEWORKS) $(BENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,7 +5,8 @@ import openai
 import pytest
 
 from app_example.failures import EndpointError, in_words
-from llmwire.container import ConfigError
+from llmwire.container import AllEndpointsFailed, ConfigError, DeadlineExceeded, StreamInterrupted, StreamTruncated
+from llmwire.services import Attempt
 
 REQUEST = httpx2.Request("POST", "http://model.test:8001/v1/embeddings")
 
@@ -20,7 +21,17 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def attempted(name: str = "default", port: int = 8001) -> Attempt:
+    server = f"http://model.test:{port}"
+    return Attempt(endpoint=name, server=server, blame="endpoint", label="ConnectError", status=None, took_s=0.5)
+
+
+def unanswered(*attempts: Attempt, kind: type[AllEndpointsFailed] = AllEndpointsFailed, **facts) -> AllEndpointsFailed:
+    return kind("nobody could answer", function="embedding", attempts=attempts, **facts)
+
+
 SERVER = "embedding server http://model.test:8001"
+A, B = "a (http://model.test:8001): ConnectError after 0.50 s", "b (http://model.test:8002): ConnectError after 0.50 s"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +42,34 @@ SERVER = "embedding server http://model.test:8001"
             f"The connection to the {SERVER} failed: Connection refused. Start it, or set EMBEDDING_BASE_URL",
         ),
         (openai.APITimeoutError(REQUEST), f"The {SERVER} took too long to answer. Start it, or set EMBEDDING_BASE_URL"),
+        (
+            caused(unanswered(attempted(), attempted()), OSError("Connection refused")),
+            f"The connection to the {SERVER} failed: Connection refused. Start it, or set EMBEDDING_BASE_URL",
+        ),
+        (
+            unanswered(attempted("a"), attempted("b", port=8002), reasons={"c": "paused"}),
+            f"No embedding server could answer: {A}; {B}; c is paused. Start it, or set EMBEDDING_BASE_URL",
+        ),
+        (
+            unanswered(reasons={"a": "disabled"}),
+            "No embedding server could answer: a is disabled. Start it, or set EMBEDDING_BASE_URL",
+        ),
+        (
+            unanswered(attempted(), attempted(), kind=DeadlineExceeded),
+            f"The {SERVER} took too long to answer. Start it, or set EMBEDDING_BASE_URL",
+        ),
+        (
+            unanswered(attempted(), attempted("b", port=8002), kind=DeadlineExceeded),
+            f"The {SERVER} or http://model.test:8002 took too long to answer. Start it",
+        ),
+        (
+            StreamInterrupted("it broke off", received="One "),
+            "The embedding server stopped in the midst of its answer: it broke off. Start it, or set EMBEDDING_BASE",
+        ),
+        (
+            StreamTruncated("it ended early", received="One "),
+            "The embedding server stopped in the midst of its answer: it ended early. Start it",
+        ),
         (status_error(401), f"The {SERVER} refused the key (401). Set EMBEDDING_API_KEY to one"),
         (status_error(404), f"The {SERVER} does not know this (404). Check EMBEDDING_MODEL and EMBEDDING_BASE_URL."),
         (status_error(429), f"The {SERVER} is busy, or the quota is used up (429). Wait a little and try again."),
@@ -41,7 +80,23 @@ SERVER = "embedding server http://model.test:8001"
             "The embedding endpoint failed: GPU on fire",
         ),
     ],
-    ids=["unreachable", "slow", "key", "unknown", "busy", "broken", "bad", "in-the-stream"],
+    ids=[
+        "unreachable",
+        "slow",
+        "refused",
+        "several-refused",
+        "disabled",
+        "late",
+        "several-late",
+        "cut",
+        "truncated",
+        "key",
+        "unknown",
+        "busy",
+        "broken",
+        "bad",
+        "in-the-stream",
+    ],
 )
 def test_each_failure_says_what_happened_and_what_to_do(error, sentence):
     with pytest.raises(EndpointError) as caught, in_words("embedding"):

@@ -8,7 +8,7 @@ from app_example.journal import KEPT, Journal, answered, row_of
 from llmwire.services import AttemptEnded, ConfigWarned
 
 
-def an_attempt(function="embedding", *, server="http://a:1", status=200, error=None, took_s=0.0124):
+def an_attempt(function="embedding", *, server="http://a:1", status=200, error=None, took_s=0.0124, blame=None):
     return AttemptEnded(
         function=function,
         endpoint="default",
@@ -17,6 +17,7 @@ def an_attempt(function="embedding", *, server="http://a:1", status=200, error=N
         status=status,
         error=error,
         took_s=took_s,
+        blame=blame,
     )
 
 
@@ -66,7 +67,7 @@ def test_a_request_that_was_given_up_counts_neither_way():
     journal = Journal()
 
     journal(an_attempt())
-    journal(an_attempt(status=None, error="CancelledError"))
+    journal(an_attempt(status=None, error="cancelled", blame="cancelled"))
 
     [record] = journal.records()
     assert (record.answered, record.failed, record.status) == (1, 0, 200)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from llmwire.container import LLMContainer
+from llmwire.services.testing.faultd import FaultServer
 
 from .callers import ASYNC, SYNC, Caller
+from .pools import Trio
 from .servers import Answer, Server, ServerProcess, server_process
 
 
@@ -54,6 +56,19 @@ def contain() -> Iterator[Callable[..., LLMContainer]]:
     yield contain
     for container in made:
         container.shutdown_resources()
+
+
+@pytest.fixture(scope="module")
+def _trio() -> Iterator[Trio]:
+    with FaultServer() as a, FaultServer() as b, FaultServer() as c:
+        yield Trio((a, b, c))
+
+
+@pytest.fixture
+def trio(_trio: Trio) -> Trio:
+    """Three servers, which all serve."""
+    _trio.script()
+    return _trio
 
 
 @pytest.fixture(params=[SYNC, ASYNC], ids=["sync", "async"])

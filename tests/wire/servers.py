@@ -89,6 +89,10 @@ class Exchange:
         text = data if isinstance(data, str) else json.dumps(data)
         self.chunk(f"data: {text}\n\n".encode())
 
+    def named_event(self, data: dict[str, Any]) -> None:
+        """Send one event of a response."""
+        self.chunk(f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode())
+
     def start_stream(self) -> None:
         """Send the head of a stream of events."""
         self.head(headers={"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"})
@@ -272,6 +276,11 @@ def speak(exchange: Exchange) -> None:
     elif path.endswith("/chat/completions"):
         said = exchange.seen.body["messages"][-1]["content"]
         _stream(exchange, said) if exchange.seen.body.get("stream") else exchange.json(chat(said))
+    elif path.endswith("/completions"):
+        exchange.json(completion(exchange.seen.body["prompt"]))
+    elif path.endswith("/responses") and exchange.seen.method == "POST":
+        said = exchange.seen.body["input"]
+        _stream_response(exchange, said) if exchange.seen.body.get("stream") else exchange.json(response(said))
     elif path.endswith("/models"):
         exchange.json(
             {"object": "list", "data": [{"id": "a-model", "object": "model", "created": 1, "owned_by": "us"}]}
@@ -289,11 +298,32 @@ def _stream(exchange: Exchange, said: str) -> None:
     exchange.chunk(b"")
 
 
+def _stream_response(exchange: Exchange, said: str) -> None:
+    exchange.start_stream()
+    for word in said.split(" "):
+        exchange.named_event({"type": "response.output_text.delta", "delta": word + " "})
+    exchange.named_event({"type": "response.completed", "response": response(said)})
+    exchange.chunk(b"")
+
+
 def chat(text: str) -> dict[str, Any]:
     """The body of a chat completion."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     return {"id": "1", "object": "chat.completion", "created": 1, "model": "a-model", "choices": [choice]}
+
+
+def completion(text: str) -> dict[str, Any]:
+    """The body of a legacy completion."""
+    choice = {"index": 0, "finish_reason": "stop", "text": text}
+    return {"id": "1", "object": "text_completion", "created": 1, "model": "a-model", "choices": [choice]}
+
+
+def response(text: str) -> dict[str, Any]:
+    """The body of a response."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"id": "2", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    return {"id": "1", "object": "response", "created_at": 1, "model": "a-model", "output": [message]}
 
 
 def delta(text: str | None, *, finish: str | None = None) -> dict[str, Any]:

@@ -233,6 +233,7 @@ def test_no_view_of_a_client_shows_its_key(serve, contain):
     server = serve()
     container = contain(completion=served_by(server, headers={"X-Secret": "its-header"}))
     clients = [container.completion_client(), container.async_completion_client()]
+    saying("hi")(clients[0])
 
     views = "".join(view for client in clients for view in views_of(client))
 
@@ -295,7 +296,9 @@ def test_nothing_that_is_logged_shows_the_key(serve, contain, caller, caplog):
 def views_of(client) -> list[str]:
     http_client = client._client
     transport = http_client._transport
-    objects = [client, http_client, transport, transport.endpoint, transport._connections]
+    pool, servers = transport.pool, transport._servers
+    objects = [client, http_client, transport, transport._traffic, pool, *pool.endpoints, pool.snapshot()]
+    objects += [servers, *servers, *(vars(connections) for connections in servers)]
     shown = [view(one) for one in objects for view in (repr, str)]
     return shown + [repr(vars(one)) for one in objects if hasattr(one, "__dict__")]
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from dependency_injector import providers
 
-from llmwire.services.events import AttemptEnded
+from llmwire.services.events import AttemptEnded, EndpointPaused, StreamEnded
 
 from .callers import embedding, saying, served_by, text_of
 from .servers import delta, hang, in_turn, refuse, speak, trickle_body
@@ -32,6 +32,10 @@ def listened(contain, heard):
     return listened
 
 
+def attempts_of(heard):
+    return [event for event in heard if isinstance(event, AttemptEnded)]
+
+
 def test_an_answered_call_is_told_once_with_all_that_happened(serve, listened, heard, caller):
     server = serve()
 
@@ -46,6 +50,7 @@ def test_an_answered_call_is_told_once_with_all_that_happened(serve, listened, h
         status=200,
         error=None,
         took_s=event.took_s,
+        blame=None,
     )
     assert 0 < event.took_s < 60
 
@@ -63,24 +68,47 @@ def test_each_function_is_told_of_under_its_own_name(serve, listened, heard, cal
     ]
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
-def test_an_error_of_the_server_is_told_by_its_status(serve, listened, heard, caller, status):
-    with pytest.raises(openai.APIStatusError):
-        caller.run(listened(completion=served_by(serve(refuse(status)))), saying("hi"))
+@pytest.mark.parametrize(
+    ("status", "blame", "attempts"),
+    [
+        (307, "endpoint", 1),
+        (400, "caller", 1),
+        (401, "key", 1),
+        (404, "endpoint", 1),
+        (429, "load", 3),
+        (500, "endpoint", 2),
+        (503, "endpoint", 3),
+    ],
+)
+def test_an_error_of_the_server_is_told_by_its_status(serve, listened, heard, caller, status, blame, attempts):
+    server = serve(refuse(status, headers={"retry-after-ms": "1"}))
 
-    assert [(event.status, event.error) for event in heard] == [(status, None)]
+    with pytest.raises(openai.APIStatusError):
+        caller.run(listened(completion=served_by(server)), saying("hi"))
+
+    assert [(event.status, event.error, event.blame) for event in attempts_of(heard)] == [
+        (status, None, blame)
+    ] * attempts
 
 
 @pytest.mark.parametrize(
-    ("trouble", "error"),
-    [(hang, "ReadTimeout"), (lambda exchange: exchange.hang_up(), "RemoteProtocolError")],
-    ids=["hangs", "hangs up"],
+    ("trouble", "error", "attempts"),
+    [
+        (hang, "ReadTimeout", 1),
+        (lambda exchange: exchange.hang_up(), "RemoteProtocolError", 2),
+        (lambda exchange: exchange.json({}), "InvalidReply", 3),
+    ],
+    ids=["hangs", "hangs up", "nonsense"],
 )
-def test_a_failure_is_told_by_its_class(serve, listened, heard, caller, trouble, error):
-    with pytest.raises(openai.APIConnectionError):
-        caller.run(listened(completion=served_by(serve(trouble), deadline_s=0.3)), saying("hi"))
+def test_a_failure_is_told_by_its_class(serve, listened, heard, caller, trouble, error, attempts):
+    deadline_s = 0.3 if trouble is hang else 20.0
 
-    assert [(event.status, event.error) for event in heard] == [(None, error)]
+    with pytest.raises(openai.APIConnectionError):
+        caller.run(listened(completion=served_by(serve(trouble), deadline_s=deadline_s)), saying("hi"))
+
+    assert [(event.status, event.error, event.blame) for event in attempts_of(heard)] == [
+        (None, error, "endpoint")
+    ] * attempts
 
 
 def test_a_server_that_is_down_is_told(serve, listened, heard, caller):
@@ -90,42 +118,128 @@ def test_a_server_that_is_down_is_told(serve, listened, heard, caller):
     with pytest.raises(openai.APIConnectionError):
         caller.run(listened(completion=served_by(server)), saying("hi"))
 
-    assert [(event.status, event.error, event.server) for event in heard] == [(None, "ConnectError", server.url)]
+    assert [(event.status, event.error, event.server) for event in heard] == [(None, "ConnectError", server.url)] * 3
 
 
-def test_each_retry_of_the_sdk_is_an_attempt(serve, listened, heard, caller):
-    busy = refuse(503, headers={"retry-after-ms": "1"})
+def test_each_attempt_of_a_call_is_told(serve, listened, heard, caller):
+    def busy(exchange):
+        refuse(503, headers={"retry-after-ms": "1", "connection": "close"})(exchange)
+        exchange.hang_up()
+
     server = serve(in_turn(busy, lambda exchange: exchange.hang_up(), speak))
 
-    caller.run(listened(completion=served_by(server)), saying("hi"), retries=2)
+    caller.run(listened(completion=served_by(server)), saying("hi"))
 
-    assert [(event.status, event.error) for event in heard] == [
-        (503, None),
-        (None, "RemoteProtocolError"),
-        (200, None),
+    assert [(event.status, event.error, event.blame) for event in attempts_of(heard)] == [
+        (503, None, "endpoint"),
+        (None, "RemoteProtocolError", "endpoint"),
+        (200, None, None),
     ]
 
 
-def test_a_body_that_comes_too_slowly_was_told_when_its_head_came(serve, listened, heard, caller):
+def test_a_kept_connection_that_turns_out_dead_costs_no_attempt(serve, listened, heard):
+    server = serve(in_turn(speak, lambda exchange: exchange.hang_up(), speak))
+    client = listened(completion=served_by(server)).completion_client()
+
+    for _ in range(2):
+        saying("hi")(client)
+
+    assert [(event.status, event.blame) for event in heard] == [(200, None)] * 2
+    assert (len(server.seen), server.accepted) == (3, 2)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_endpoint_that_asks_to_be_left_alone_is_told_as_paused(serve, listened, heard, caller, status):
+    server = serve(refuse(status, headers={"retry-after": "60"}))
+
+    with pytest.raises(openai.APIStatusError):
+        caller.run(listened(completion=served_by(server)), saying("hi"))
+
+    assert [event for event in heard if not isinstance(event, AttemptEnded)] == [
+        EndpointPaused(function="completion", endpoint="default", for_s=60.0)
+    ]
+
+
+def test_a_body_that_comes_too_slowly_is_told_as_an_attempt_without_an_answer(serve, listened, heard, caller):
     with pytest.raises(openai.APITimeoutError):
         caller.run(listened(completion=served_by(serve(trickle_body), deadline_s=0.3)), saying("hi"))
 
-    assert [event.status for event in heard] == [200]
+    [event] = heard
+    assert (event.status, event.error, event.blame) == (None, "ReadTimeout", "endpoint")
+    assert 0.2 < event.took_s < 20
 
 
-def test_a_stream_is_told_once_when_its_head_came(serve, listened, heard):
-    def one_word(exchange):
-        exchange.start_stream()
-        exchange.event(delta("one "))
-        hang(exchange)
+def test_a_time_that_the_caller_gave_is_not_the_endpoint_s_fault(serve, listened, heard, caller):
+    with pytest.raises(openai.APITimeoutError):
+        caller.run(listened(completion=served_by(serve(hang))), saying("hi", timeout=0.3))
 
-    client = listened(completion=served_by(serve(one_word))).completion_client()
+    assert [(event.status, event.error, event.blame) for event in heard] == [(None, "timeout", "cancelled")]
+
+
+def one_word(exchange):
+    exchange.start_stream()
+    exchange.event(delta("one "))
+    hang(exchange)
+
+
+def test_a_stream_is_told_when_its_first_content_came_and_when_it_ended(serve, listened, heard):
+    client = listened(completion=served_by(serve())).completion_client()
+
+    with saying("one two", stream=True)(client) as stream:
+        next(stream)
+        assert [(type(event), event.status) for event in heard] == [(AttemptEnded, 200)]
+        list(stream)
+
+    attempt, ended = heard
+    assert ended == StreamEnded(function="completion", endpoint="default", error=None, took_s=ended.took_s)
+    assert attempt.took_s <= ended.took_s < 60
+
+
+def test_an_asynchronous_stream_is_told_in_the_same_way(serve, listened, heard):
+    container = listened(completion=served_by(serve()))
+
+    async def main():
+        async with await saying("one two", stream=True)(container.async_completion_client()) as stream:
+            await anext(stream)
+            assert [type(event) for event in heard] == [AttemptEnded]
+            async for _ in stream:
+                pass
+
+    asyncio.run(main())
+
+    assert [event.error for event in heard] == [None, None]
+    assert isinstance(heard[1], StreamEnded)
+
+
+def cut(exchange):
+    exchange.start_stream()
+    exchange.event(delta("one "))
+    exchange.hang_up()
+
+
+def ends_early(exchange):
+    exchange.start_stream()
+    exchange.event(delta("one "))
+    exchange.chunk(b"")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(one_word, "cancelled"), (cut, "StreamInterrupted"), (ends_early, "StreamTruncated")],
+    ids=["given up", "cut", "ended early"],
+)
+def test_a_stream_that_did_not_come_to_its_end_is_told_once_with_the_reason(serve, listened, heard, answer, error):
+    client = listened(completion=served_by(serve(answer))).completion_client()
 
     with saying("hi", stream=True)(client) as stream:
         next(stream)
-        assert [event.status for event in heard] == [200]
+        if error != "cancelled":
+            with pytest.raises(openai.APIConnectionError):
+                list(stream)
 
-    assert len(heard) == 1
+    attempt, ended = heard
+    assert (attempt.status, attempt.error) == (200, None)
+    assert (type(ended), ended.error) == (StreamEnded, error)
 
 
 def test_a_cancelled_call_is_told_as_cancelled(serve, listened, heard):
@@ -140,7 +254,7 @@ def test_a_cancelled_call_is_told_as_cancelled(serve, listened, heard):
 
     asyncio.run(main())
 
-    assert [(event.status, event.error) for event in heard] == [(None, "CancelledError")]
+    assert [(event.status, event.error, event.blame) for event in heard] == [(None, "cancelled", "cancelled")]
 
 
 def test_a_refused_url_is_no_attempt(serve, listened, heard, caller):

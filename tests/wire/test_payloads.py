@@ -8,6 +8,8 @@ import json
 import openai
 import pytest
 
+from llmwire.services.errors import AllEndpointsFailed, InvalidReply
+
 from .callers import embedding, saying, served_by, text_of, vectors_of
 from .servers import chat, in_turn, numbers_of, refuse, zipped
 
@@ -107,19 +109,37 @@ def test_a_transcription_passes(serve, contain, caller):
     assert b"RIFF" in server.seen[0].content
 
 
-def test_an_upload_is_repeated_by_the_sdk_as_a_whole(serve, contain, caller, tmp_path):
+BUSY = refuse(503, headers={"retry-after-ms": "1"})
+
+
+def upload(caller, container, path, **options):
+    with path.open("rb") as opened:
+        return caller.run(container, lambda client: client.files.create(file=opened, purpose="fine-tune"), **options)
+
+
+@pytest.fixture
+def file(tmp_path):
     path = tmp_path / "training.jsonl"
     path.write_bytes(b"line\n" * 1000)
-    busy = refuse(503, headers={"retry-after-ms": "1"})
-    server = serve(in_turn(busy, lambda exchange: exchange.json({"id": "file-1", "object": "file"})))
+    return path
 
-    with path.open("rb") as opened:
-        caller.run(
-            contain(completion=served_by(server)),
-            lambda client: client.files.create(file=opened, purpose="fine-tune"),
-            retries=1,
-        )
 
+def test_an_upload_that_a_server_may_have_taken_is_not_repeated(serve, contain, caller, file):
+    server = serve(in_turn(BUSY, lambda exchange: exchange.json({"id": "file-1", "object": "file"})))
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        upload(caller, contain(completion=served_by(server)), file)
+
+    assert caught.value.status_code == 503
+    assert len(server.seen) == 1
+
+
+def test_an_upload_is_repeated_as_a_whole_by_the_sdk_that_is_asked_to(serve, contain, caller, file):
+    server = serve(in_turn(BUSY, lambda exchange: exchange.json({"id": "file-1", "object": "file"})))
+
+    uploaded = upload(caller, contain(completion=served_by(server)), file, retries=1)
+
+    assert uploaded.id == "file-1"
     assert [b"line\n" * 1000 in seen.content for seen in server.seen] == [True, True]
 
 
@@ -168,7 +188,6 @@ def test_with_streaming_response_the_answer_is_read_when_asked(serve, contain):
         (404, openai.NotFoundError),
         (422, openai.UnprocessableEntityError),
         (429, openai.RateLimitError),
-        (500, openai.InternalServerError),
     ],
 )
 def test_an_error_of_the_server_is_the_error_of_the_sdk(serve, contain, caller, status, error):
@@ -183,14 +202,81 @@ def test_an_error_of_the_server_is_the_error_of_the_sdk(serve, contain, caller, 
     assert len(server.seen) == 1
 
 
-def test_the_retries_of_the_sdk_work_through_the_transport(serve, contain, caller):
-    busy = refuse(503, headers={"retry-after-ms": "1"})
-    server = serve(in_turn(busy, busy, lambda exchange: exchange.json(chat("at last"))))
+@pytest.mark.parametrize(("status", "requests"), [(500, 2), (502, 3), (503, 3)])
+def test_a_server_that_keeps_failing_is_asked_again_and_then_its_last_error_stands(
+    serve, contain, caller, status, requests
+):
+    server = serve(in_turn(refuse(status), refuse(status), refuse(status, headers={"x-request-id": "last"})))
 
-    answer = caller.run(contain(completion=served_by(server)), saying("hi"), retries=2)
+    with pytest.raises(openai.InternalServerError) as caught:
+        caller.run(contain(completion=served_by(server)), saying("hi"))
+
+    assert caught.value.status_code == status
+    assert caught.value.body == {"message": "refused"}
+    assert caught.value.response.headers["x-llmwire-attempts"] == str(requests)
+    assert len(server.seen) == requests
+
+
+def test_a_server_that_fails_twice_serves_in_one_call_of_the_sdk(serve, contain, caller):
+    server = serve(in_turn(BUSY, BUSY, lambda exchange: exchange.json(chat("at last"))))
+
+    answer = caller.run(contain(completion=served_by(server)), saying("hi"))
 
     assert text_of(answer) == "at last"
-    assert [seen.header("x-stainless-retry-count") for seen in server.seen] == ["0", "1", "2"]
+    assert [seen.header("x-stainless-retry-count") for seen in server.seen] == ["0", "0", "0"]
+    assert len({seen.content for seen in server.seen}) == 1
+
+
+def test_a_busy_server_is_asked_again_when_its_pause_is_over(serve, contain, caller):
+    busy = refuse(429, headers={"retry-after-ms": "1"})
+    server = serve(in_turn(busy, lambda exchange: exchange.json(chat("at last"))))
+
+    assert text_of(caller.run(contain(completion=served_by(server)), saying("hi"))) == "at last"
+    assert len(server.seen) == 2
+
+
+def test_during_a_long_pause_further_calls_are_answered_without_the_server(serve, contain, caller):
+    server = serve(refuse(429, headers={"retry-after": "60"}))
+    container = contain(completion=served_by(server))
+    caught = []
+
+    for _ in range(2):
+        with pytest.raises(openai.RateLimitError) as error:
+            caller.run(container, saying("hi"))
+        caught.append(error.value)
+
+    assert len(server.seen) == 1
+    assert [error.response.headers["x-llmwire-attempts"] for error in caught] == ["1", "0"]
+    assert caught[1].code == "no_endpoint_available"
+    assert 0 < int(caught[1].response.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize("retries", [None, 2])
+def test_what_the_sdk_repeats_itself_comes_on_top(serve, contain, retries):
+    server = serve(refuse(500))
+    client = contain(completion=served_by(server)).completion_client()
+
+    with pytest.raises(openai.InternalServerError):
+        saying("hi")(client if retries is None else client.with_options(max_retries=retries))
+
+    assert client.max_retries == 0
+    assert len(server.seen) == 2 * ((retries or 0) + 1)
+
+
+NONSENSE = {"object": "list", "data": []}
+
+
+def test_an_answer_that_is_no_completion_is_an_error_and_never_handed_on(serve, contain, caller):
+    server = serve(lambda exchange: exchange.json(NONSENSE))
+
+    with pytest.raises(openai.APIConnectionError) as caught:
+        caller.run(contain(completion=served_by(server)), saying("hi"))
+
+    failed = caught.value.__cause__
+    assert isinstance(failed, AllEndpointsFailed)
+    assert isinstance(failed.__cause__, InvalidReply)
+    assert [attempt.label for attempt in failed.attempts] == ["InvalidReply"] * 3
+    assert len(server.seen) == 3
 
 
 def test_other_methods_pass(serve, contain, caller):

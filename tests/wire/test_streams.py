@@ -8,6 +8,8 @@ import gc
 import openai
 import pytest
 
+from llmwire.services.errors import StreamInterrupted, StreamTruncated
+
 from .callers import ASYNC, SYNC, saying, served_by, text_of
 from .servers import delta, speak
 
@@ -140,27 +142,57 @@ def test_a_stream_that_the_server_cuts_is_an_error_of_the_sdk(serve, contain, tr
             run()
 
         assert received == ["one "]
+        assert isinstance(caught.value.__cause__, StreamInterrupted)
+        assert caught.value.__cause__.received == "one "
         assert server.url in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("caller", [SYNC, ASYNC], ids=["sync", "async"])
 def test_responses_are_streamed_too(serve, contain, caller):
-    def respond(exchange):
+    server = serve()
+
+    *words, last = caller.run(contain(completion=served_by(server)), respond_in_events)
+
+    assert [event.delta for event in words] == ["one ", "two "]
+    assert last.response.output_text == "one two"
+    assert server.seen[0].target == "/v1/responses"
+
+
+@pytest.mark.parametrize("caller", [SYNC, ASYNC], ids=["sync", "async"])
+def test_a_response_that_ends_without_its_last_event_is_an_error_of_the_sdk(serve, contain, caller):
+    def without_last(exchange):
         exchange.start_stream()
-        for number, text in enumerate(("Hel", "lo")):
-            event = {"type": "response.output_text.delta", "delta": text, "sequence_number": number}
-            exchange.chunk(f"event: {event['type']}\n".encode())
-            exchange.event(event)
+        exchange.named_event({"type": "response.output_text.delta", "delta": "one "})
         exchange.chunk(b"")
 
+    with pytest.raises(openai.APIConnectionError) as caught:
+        caller.run(contain(completion=served_by(serve(without_last))), respond_in_events)
+
+    assert isinstance(caught.value.__cause__, StreamTruncated)
+    assert caught.value.__cause__.received == "one "
+
+
+def respond_in_events(client):
+    stream = client.responses.create(model="a-model", input="one two", stream=True)
+
+    async def read_async():
+        return [event async for event in await stream]
+
+    return read_async() if asyncio.iscoroutine(stream) else list(stream)
+
+
+@pytest.mark.parametrize("caller", [SYNC, ASYNC], ids=["sync", "async"])
+def test_streams_that_are_read_to_their_end_share_one_connection(serve, contain, caller):
+    # Their last chunk comes on its own, after all that the SDK reads.
+    server = serve()
+
     def ask(client):
-        stream = client.responses.create(model="a-model", input="hi", stream=True)
-        return read_async(stream) if asyncio.iscoroutine(stream) else [event.delta for event in stream]
+        if isinstance(client, openai.AsyncOpenAI):
+            return ask_async(client)
+        return [text_of_all(saying("one two", stream=True)(client)) for _ in range(20)]
 
-    async def read_async(stream):
-        return [event.delta async for event in await stream]
+    async def ask_async(client):
+        return [text_of_all([chunk async for chunk in await saying("one two", stream=True)(client)]) for _ in range(20)]
 
-    server = serve(respond)
-
-    assert caller.run(contain(completion=served_by(server)), ask) == ["Hel", "lo"]
-    assert server.seen[0].target == "/v1/responses"
+    assert caller.run(contain(completion=served_by(server)), ask) == ["one two "] * 20
+    assert server.accepted == 1
