@@ -7,26 +7,25 @@ import sys
 import time
 from statistics import median
 
-from rich.table import Table
+from .running import Effort, Result, Say, a_table
 
-ROUNDS = 11
 NAMES = ("dependency_injector.containers", "llmwire.container", "openai")
 
 
-def table() -> Table:
+def run(effort: Effort, say: Say) -> Result:
     """Median wall time of each import in ms, and its ratio to dependency-injector's."""
+    say("imports")
     took: dict[str, list[float]] = {name: [] for name in ("", *NAMES)}
-    for _ in range(ROUNDS):
+    for _ in range(effort.imports):
         for name, samples in took.items():
             samples.append(_import_ms(name))
     start_ms = median(took.pop(""))
     net_ms = {name: median(samples) - start_ms for name, samples in took.items()}
-    result = Table(title=f"import, median of {ROUNDS} new interpreters (the bare one takes {start_ms:.0f} ms)")
-    for heading in ("module", "ms", "x dependency_injector", "modules loaded"):
-        result.add_column(heading, justify="left" if heading == "module" else "right")
+    title = f"import, median of {effort.imports} new interpreters (the bare one takes {start_ms:.0f} ms)"
+    table = a_table(title, "module", "ms", "x dependency_injector", "modules loaded")
     for name, ms in net_ms.items():
-        result.add_row(name, f"{ms:.0f}", f"{ms / net_ms[NAMES[0]]:.2f}", str(_modules(name)))
-    return result
+        table.add_row(name, f"{ms:.0f}", f"{ms / net_ms[NAMES[0]]:.2f}", str(_modules(name)))
+    return Result(tables=[table])
 
 
 def _import_ms(name: str) -> float:
