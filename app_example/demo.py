@@ -1,29 +1,34 @@
-"""A narrated run: two endpoints, three questions, and each endpoint failing without the other.
+"""A narrated run: one endpoint for embeddings, two for completions, and what happens when each of them fails.
 
 Every claim is checked on what the container told of its attempts; the first that does not hold ends the run.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import openai
+
 from app_example.application import EXAMPLES, Application
 from app_example.asking import Piece, Sources, Trouble
-from app_example.endpoints import FUNCTIONS, standing_in
+from app_example.endpoints import FUNCTIONS, StandInProcess, standing_in
 from app_example.failures import AppError
 from app_example.journal import COLUMNS, answered, row_of
-from llmwire.container import overriding
+from llmwire.container import LLMWireError, overriding
+from llmwire.services import recorded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from app_example.screen import Screen
     from app_example.store import Nearby
-    from llmwire.services import AttemptEnded
+    from llmwire.services import AttemptEnded, EndpointState
     from llmwire.services.testing import StandIn
 
 QUESTIONS = (
@@ -31,6 +36,10 @@ QUESTIONS = (
     "What is checked after lightning strikes the hut?",
     "How long does the water in the tank last?",
 )
+
+CALLS, AT_ONCE = 300, 20  #: of the run under load: enough that some are in flight when an endpoint is killed
+
+SHOWN_EVERY = 50
 
 INDENT = 3  #: what belongs to a step stands behind its number
 
@@ -62,6 +71,7 @@ class Demo:
             async with self._started(database) as run:
                 self._ingest(run)
                 first = await self._ask_all(run)
+                await self._one_killed_under_load(run)
                 await self._without_embedding(run, first)
                 await self._without_completion(run)
         self._screen.line("\nAll of it happened as told.", style="bold green")
@@ -70,12 +80,18 @@ class Demo:
     async def _started(self, database: Path) -> AsyncIterator[_Run]:
         application = Application()
         application.config.database.from_value(database)
-        with overriding(application, **{"llm.env": {}}), standing_in(application, list(FUNCTIONS)) as stand_ins:
-            self._step("Two local stand-ins start, one for each function. They are no language models.")
-            for function in FUNCTIONS:
-                self._screen.line(f"{function:<11} {stand_ins[function].base_url}", indent=INDENT)
+        with (
+            overriding(application, **{"llm.env": {}}),
+            standing_in(application, ["embedding"]) as stand_ins,
+            StandInProcess() as primary,
+            StandInProcess() as backup,
+        ):
+            run = _Run(application, stand_ins["embedding"], {"primary": primary, "backup": backup})
+            self._step("Three local stand-ins start: one for embeddings, two for completions. No language models.")
+            for name, base_url in run.urls.items():
+                self._screen.line(f"{name:<19} {base_url}", indent=INDENT)
             try:
-                yield _Run(application, stand_ins)
+                yield run
             finally:
                 await application.llm.aclose()
                 application.shutdown_resources()
@@ -101,10 +117,30 @@ class Demo:
         self._check("every question has an answer with sources", all(map(_is_whole, outcomes)))
         for function in FUNCTIONS:
             of_function = _of(attempts, function)
-            claim = f"the {function} endpoint, and no other, served its {len(of_function)} requests"
+            claim = f"the {function} endpoints, and no others, served its {len(of_function)} requests"
             self._check(claim, len(of_function) == len(QUESTIONS) and run.all_answered(of_function, function))
         self._show_records(run)
         return outcomes[0]
+
+    async def _one_killed_under_load(self, run: _Run) -> None:
+        self._step(f"{CALLS} questions, {AT_ONCE} at a time. In mid-run the primary completion endpoint is killed.")
+        run.new_attempts()
+        with recorded() as calls, self._screen.progress("   Asking", CALLS) as show:
+            failed = await _rush(run, show)
+        answered_by = Counter(call.endpoint for call in calls)
+        attempts = run.new_attempts()
+        self._screen.line(
+            f"{CALLS} calls: {failed} failed, {answered_by['primary']} answered by the primary, "
+            f"{answered_by['backup']} by the backup, with {len(attempts)} attempts",
+            indent=INDENT,
+        )
+        if rescued := [call for call in calls if call.is_degraded]:
+            self._screen.line(f"one of them: {'; '.join(map(str, rescued[0].attempts))}", indent=INDENT, style="dim")
+        self._check(f"0 of {CALLS} calls failed", failed == 0 and answered_by.total() == CALLS)
+        self._check("both endpoints answered", answered_by["primary"] > 0 and answered_by["backup"] > 0)
+        self._check("calls that the primary took with it were answered by the backup", bool(rescued))
+        self._screen.line()
+        self._screen.table("The pool", STATE_COLUMNS, [state_row(state) for state in run.pool_state()])
 
     async def _without_embedding(self, run: _Run, earlier: Outcome) -> None:
         self._step("The embedding endpoint is stopped. Completions still work.")
@@ -124,8 +160,8 @@ class Demo:
         self._show_records(run)
 
     async def _without_completion(self, run: _Run) -> None:
-        self._step("The embedding endpoint is back, the completion endpoint is stopped. Embeddings still work.")
-        run.start("embedding")
+        self._step("The embedding endpoint is back, the last completion endpoint is killed. Embeddings still work.")
+        run.start_embedding()
         run.stop("completion")
         outcome = await self._ask(run, QUESTIONS[1])
         attempts = run.new_attempts()
@@ -163,11 +199,20 @@ class Demo:
 
 
 class _Run:
-    """An application over two stand-ins, and what it told of its attempts."""
+    """An application over its stand-ins, and what it told of its attempts."""
 
-    def __init__(self, application: Application, stand_ins: Mapping[str, StandIn]) -> None:
-        self.application, self._stand_ins = application, stand_ins
-        self._urls = {function: stand_in.base_url for function, stand_in in stand_ins.items()}
+    def __init__(self, application: Application, embedding: StandIn, completion: Mapping[str, StandInProcess]) -> None:
+        self.application, self._embedding, self._completion = application, embedding, completion
+        self.urls = {"embedding": embedding.base_url} | {
+            f"completion/{name}": process.base_url for name, process in completion.items()
+        }
+        application.config.llm.completion.from_dict(
+            {
+                "model": "stand-in-completion",
+                "api_key": "none",
+                "endpoints": {name: {"base_url": process.base_url} for name, process in completion.items()},
+            }
+        )
         self._seen = 0
 
     async def ask(self, question: str) -> Outcome:
@@ -184,11 +229,21 @@ class _Run:
                         trouble = item.message
         return Outcome(nearby=nearby, answer=answer, trouble=trouble)
 
-    def start(self, function: str) -> None:
-        self._stand_ins[function].start()
+    def start_embedding(self) -> None:
+        self._embedding.start()
 
-    def stop(self, function: str) -> None:
-        self._stand_ins[function].stop()
+    def stop(self, name: str) -> None:
+        """Stop the embedding endpoint, or kill one or all of the completion endpoints."""
+        if name == "embedding":
+            self._embedding.stop()
+        for its_name, process in self._completion.items():
+            if name in ("completion", its_name):
+                process.kill()
+
+    def pool_state(self) -> Sequence[EndpointState]:
+        """What the pool of completion endpoints knows of them."""
+        state: Sequence[EndpointState] = self.application.llm.completion.pool().snapshot()
+        return state
 
     def new_attempts(self) -> list[AttemptEnded]:
         """The attempts since this was last asked."""
@@ -199,14 +254,48 @@ class _Run:
     def all_answered(self, attempts: list[AttemptEnded], function: str) -> bool:
         """Whether there were attempts, all of them of this function, at its own endpoint, and answered."""
         return bool(attempts) and all(
-            attempt.function == function and self._urls[function].startswith(f"{attempt.server}/") and answered(attempt)
+            attempt.function == function and self._is_of(function, attempt.server) and answered(attempt)
             for attempt in attempts
         )
+
+    def _is_of(self, function: str, server: str) -> bool:
+        return any(url.startswith(f"{server}/") for name, url in self.urls.items() if name.startswith(function))
 
     def none_answered(self, attempts: list[AttemptEnded], function: str) -> bool:
         """Whether this function's endpoint was tried, in vain."""
         tried = _of(attempts, function)
         return bool(tried) and not any(map(answered, tried))
+
+
+async def _rush(run: _Run, show: Callable[[int], None]) -> int:
+    """Ask many questions at once, and kill the primary in the midst of them. How many calls failed."""
+    service = run.application.llm.async_completion_service()
+    places = asyncio.Semaphore(AT_ONCE)
+    done = failed = 0
+
+    async def ask(number: int) -> None:
+        nonlocal done, failed
+        async with places:
+            try:
+                await service.complete(f"This is call {number}.")
+            except (openai.OpenAIError, LLMWireError):
+                failed += 1
+            done += 1
+            if done % SHOWN_EVERY == 0:
+                show(done)
+            if done == CALLS // 3:
+                run.stop("primary")
+
+    await asyncio.gather(*(ask(number) for number in range(CALLS)))
+    return failed
+
+
+STATE_COLUMNS = ("endpoint", "server", "health", "served", "failed", "last error")
+
+
+def state_row(state: EndpointState) -> tuple[str, ...]:
+    """The state of an endpoint as cells of a table."""
+    return state.name, state.server, state.health, str(state.served), str(state.failed), state.last_error
 
 
 def _of(attempts: list[AttemptEnded], function: str) -> list[AttemptEnded]:

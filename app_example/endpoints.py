@@ -6,8 +6,10 @@ count words, its completions quote sentences from the prompt.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llmwire.container import ConfigError
 from llmwire.services.testing import StandIn
@@ -40,6 +42,42 @@ def standing_in(application: Application, functions: list[str]) -> Iterator[Mapp
 def a_stand_in(function: str) -> StandIn:
     """A stand-in for one function alone: it refuses the other one."""
     return StandIn(functions=(function,), dimensions=DIMENSIONS)
+
+
+class StandInProcess:
+    """A stand-in for completions in a process of its own, so that it can be killed as a server is."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  # our own program
+            [sys.executable, "-c", _PROGRAM, str(WORK_S)],
+            stdin=subprocess.PIPE,  # which ends with this process, and the stand-in with it
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None  # noqa: S101  # for the type checker: a pipe was asked for
+        self.base_url = self._process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self._process.kill()
+        self._process.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+WORK_S = 0.05  #: what a stand-in takes for an answer, so that there are calls in flight when it is killed
+
+_PROGRAM = """
+import sys
+from llmwire.services.testing import StandIn
+with StandIn(functions=("completion",), delay_s=float(sys.argv[1])) as server:
+    print(server.base_url, flush=True)
+    sys.stdin.read()
+"""
 
 
 def settings_of(function: str, stand_in: StandIn) -> dict[str, Any]:
