@@ -159,19 +159,19 @@ class _OfLoop:
             _ssl_context_for(server), max_connections=MAX_CONNECTIONS, max_idle=MAX_CONNECTIONS, keepalive_s=KEEPALIVE_S
         )
         self._end = self._until_loop_ends()
-        self._closing: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
 
     async def close_with_loop(self) -> None:
         """Start the generator that the loop closes at its end, as `asyncio.run` does with all that it knows."""
         await anext(self._end)
 
     def close_soon(self) -> None:
-        """Close the connections in a task of the running loop."""
-        self._closing = asyncio.ensure_future(self.aclose())
+        """Close the connections, in the running loop."""
+        self.pool.close()
 
     def retire_soon(self) -> None:
         """Close each connection once its answer was read, in a task of the running loop."""
-        self._closing = asyncio.ensure_future(self._retire())
+        self._retiring = asyncio.ensure_future(self._retire())
 
     async def aclose(self) -> None:
         """Close the connections that are open now."""

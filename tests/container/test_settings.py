@@ -114,7 +114,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "weight": dict.fromkeys(FUNCTIONS, 1.0),
     "tier": dict.fromkeys(FUNCTIONS, 0),
     "connect_timeout_s": dict.fromkeys(FUNCTIONS, 2.0),
-    "first_byte_timeout_s": {"completion": 60.0, "embedding": 15.0},
     "chunk_timeout_s": dict.fromkeys(FUNCTIONS, 30.0),
 }
 
