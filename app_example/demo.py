@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openai
 
@@ -242,7 +242,8 @@ class _Run:
 
     def pool_state(self) -> Sequence[EndpointState]:
         """What the pool of completion endpoints knows of them."""
-        state: Sequence[EndpointState] = self.application.llm.completion.pool().snapshot()
+        lane: Any = self.application.llm.completion
+        state: Sequence[EndpointState] = lane.pool().snapshot()
         return state
 
     def new_attempts(self) -> list[AttemptEnded]:

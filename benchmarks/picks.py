@@ -52,6 +52,6 @@ def _pool(size: int) -> Pool:
         endpoints,
         clock=time.monotonic,
         randomness=random.Random(1),
-        make_lock=threading.Lock,
+        make_lock=threading.RLock,
         listener=lambda _event: None,
     )

@@ -128,6 +128,7 @@ class Facade:
         return self._traffic.pool
 
     def begin(self, request: httpx2.Request) -> tuple[Story, Callable[[Send], Sending]]:
+        """The story of a request, and what makes a sending of each of its steps."""
         if self._is_closed:
             raise RuntimeError("this client was closed by its container; ask the container for a new one")
         traffic = self._traffic
@@ -176,6 +177,7 @@ class Facade:
         return operation
 
     def written(self, sending: Sending) -> Written:
+        """The request as it goes to the endpoint, with its credential and no other."""
         call, endpoint = sending.call, sending.endpoint
         url = url_for(endpoint, call)  # first: where it raises, no key is among the variables
         content = call.content_for(endpoint.model)
@@ -193,6 +195,7 @@ class Facade:
         return Written(call.method, url, headers, content=content, stream=call.stream, timeouts=timeouts)
 
     def may_renew(self, sending: Sending, answer: Answer) -> bool:
+        """Whether a refused token may give way to a newer one."""
         is_refused = answer.status == 401 and expires(sending.endpoint.credential)
         return is_refused and sending.call.content is not None
 
@@ -252,6 +255,7 @@ class Facade:
             received.extensions = {**received.extensions, "reason_phrase": masked}
 
     def tell(self, sending: Sending, outcome: Outcome) -> None:
+        """Tell the listener how it ended."""
         endpoint = sending.endpoint
         event = AttemptEnded(
             function=endpoint.function,
