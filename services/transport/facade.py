@@ -248,7 +248,7 @@ class Facade:
         if secret in error:
             received.content = error.replace(secret, MASK.encode())
             received.headers = without_encoding(received.headers)
-        if any(secret in value for _, value in received.headers):
+        if secret in b"\n".join([value for _, value in received.headers]):
             received.headers = [(name, value.replace(secret, MASK.encode())) for name, value in received.headers]
         if secret in (reason := received.extensions.get("reason_phrase", b"")):
             masked = reason.replace(secret, MASK.encode())

@@ -5,7 +5,7 @@ The parser is llhttp, through httptools: it is strict, and a tenth of the work o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import httpcore2
 import httptools
@@ -43,7 +43,7 @@ class Incoming:
     )
 
     def __init__(self, method: str) -> None:
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._is_for_head = method == "HEAD"
         self._is_informational = self._until_close = False
         self._head_bytes = self.size_bytes = self.status = 0
@@ -71,6 +71,9 @@ class Incoming:
                 self.may_be_kept = False
                 return
             raise httpcore2.RemoteProtocolError(f"the answer is no HTTP ({type(error).__name__})") from None
+        if self.is_complete:
+            self._parser = None  # it holds us as we hold it: a circle for each call would wait for the collector
+            return
         # A head, or what stands around chunks: their extensions and trailers.
         self._head_bytes = self._head_bytes + len(data) if self.size_bytes == size_bytes else 0
         if self._head_bytes > MAX_HEAD_BYTES:

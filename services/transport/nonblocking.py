@@ -94,7 +94,8 @@ class AsyncConnectionPool:
         self._free.release()
 
     async def _admitted(self, watch: Watch) -> None:
-        watch.is_queued = self._free.locked()
+        if self._free.locked():
+            watch.is_queued = True
         await self._free.acquire()
         watch.is_queued = False
 
