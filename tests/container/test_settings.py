@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.container import ConfigError, LLMContainer
-from llmwire.container.configuration import FirstOf
+from llmwire.container import ConfigError, LLMContainer, values
+from llmwire.container.configuration import FirstOf, Unfit
 from llmwire.container.endpoints import endpoints_of
+from llmwire.container.values import NO_KEY
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import Dialect, Price
 from llmwire.services.routing.failover import AfterSend
@@ -628,3 +629,15 @@ def test_a_table_of_tables_names_endpoints_in_its_order_and_as_written():
     config = {"completion": {"endpoints": {"zeta": {}, "Alpha": None, "beta": {"tier": 1}}}}
 
     assert LLMContainer(config=config, env={}).completion.endpoints() == ("zeta", "Alpha", "beta")
+
+
+@pytest.mark.parametrize("raw", ["k\xe9y", "a key", "a\nkey"])
+def test_a_key_that_is_hidden_already_is_checked_as_any_other(raw):
+    with pytest.raises(Unfit) as caught:
+        values.key(Secret(raw))
+
+    assert raw not in str(caught.value)
+
+
+def test_no_key_stays_no_key():
+    assert values.key(NO_KEY) == NO_KEY

@@ -452,3 +452,14 @@ def test_a_stream_that_ends_well_without_a_text_is_an_error_that_says_why(play, 
 
     with pytest.raises(NoText, match=reason):
         play.pieces(service.stream("hi"))
+
+
+def test_of_several_answers_in_a_stream_the_first_is_told():
+    def piece(index, content, reason=None):
+        return SimpleNamespace(index=index, delta=SimpleNamespace(content=content), finish_reason=reason)
+
+    chunks = [[piece(0, "The ")], [piece(1, "Un")], [piece(0, "sea", "stop")], [piece(1, " mar", "stop")]]
+    streamed = [SimpleNamespace(choices=choices) for choices in chunks]
+    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=lambda **_: streamed)))
+
+    assert "".join(CompletionService(client, model="m").stream("hi", n=2)) == "The sea"

@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import ClassVar
 from urllib.parse import unquote
 
 import openai
 import pytest
 from dependency_injector import providers
 
+from llmwire.services.secrets import Secret
 from llmwire.services.transport.identity import REFRESH_BEFORE_S, SCOPE, IdentityTokens
 
-from .callers import SYNC, embedding, saying, text_of, vectors_of
+from .callers import ASYNC, SYNC, embedding, saying, text_of, vectors_of
 from .servers import PATIENCE_S, numbers_of, refuse, speak
 
 HOUR_S = 3600.0
@@ -480,3 +483,31 @@ def test_the_real_azure_identity_gets_tokens_of_a_managed_identity_and_renews_a_
     assert tokens_seen_by(azure) == ["Bearer token-1", "Bearer token-2", "Bearer token-2", "Bearer token-2"]
     assert {seen.header("x-identity-header") for seen in identity.seen} == {"its-secret"}
     assert all("resource=https://cognitiveservices.azure.com" in unquote(seen.target) for seen in identity.seen)
+
+
+def test_an_impossible_deployment_shows_no_key_with_its_traceback(serve, contain, caller):
+    container = contain(completion=served_by_azure(serve(), api_key="its-secret-key"))
+    messages = [{"role": "user", "content": "hi"}]
+
+    with pytest.raises(openai.APIConnectionError) as caught:
+        caller.run(container, lambda client: client.chat.completions.create(model="../x", messages=messages))
+
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "its-secret-key" not in "".join(told.format())
+
+
+def test_a_token_is_waited_for_on_threads_of_our_own(serve, contain):
+    # Those of the event loop look up names for everybody: a hanging identity must not take them all.
+    class Tokens:
+        asked_on: ClassVar[list[str]] = []
+
+        def token(self, *, refused=None):
+            self.asked_on.append(threading.current_thread().name)
+            return Secret("token")
+
+    container = contain(completion=served_by_azure(serve(), keyless=True))
+    container.completion.token_source.override(providers.Object(Tokens()))
+
+    assert text_of(ASYNC.run(container, saying("hi"))) == "hi"
+    assert all(name.startswith("llmwire token") for name in Tokens.asked_on)
+    assert Tokens.asked_on

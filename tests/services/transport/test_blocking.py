@@ -577,3 +577,15 @@ def test_in_a_child_process_closing_leaves_the_parent_s_connection_open(pool):
             with pytest.raises(TimeoutError):
                 parents.recv(1)
         received.close()
+
+
+def test_an_upload_takes_no_connection_that_was_kept(pool):
+    # It cannot be sent again, should that one have died.
+    with listening(serve) as server:
+        for request in (a_request(server), a_request(server), a_request(server, content=None, stream=[b"abc"])):
+            received = pool.send(request, Watch(None))
+            list(received.stream)
+            received.close()
+        pool.close()
+
+    assert server.accepted == 2

@@ -286,3 +286,11 @@ def test_what_no_server_keeps_is_not_stateful(method, operation, body):
 )
 def test_what_one_server_keeps_or_has_is_stateful(method, operation, body):
     assert a_call(operation, method=method, json=body).is_stateful
+
+
+def test_to_delete_a_model_is_nothing_that_any_server_may_do():
+    assert a_call("models/tuned", method="DELETE").is_stateful
+
+
+def test_only_a_list_of_models_is_looked_at_as_one():
+    assert [a_call("models", method=method).kind for method in ("GET", "HEAD")] == [Kind.JSON, Kind.OTHER]
