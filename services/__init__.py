@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .bulk.batches import BatchSpec
     from .completion import AsyncCompletionService, CompletionService
-    from .embedding import AsyncEmbeddingService, BatchSpec, EmbeddingService
+    from .embedding import AsyncEmbeddingService, EmbeddingService
     from .events import (
         AttemptEnded,
         BreakerChanged,
@@ -50,7 +51,7 @@ _HOMES = {
     "AsyncEmbeddingService": "embedding",
     "Attempt": "provenance",
     "AttemptEnded": "events",
-    "BatchSpec": "embedding",
+    "BatchSpec": "bulk.batches",
     "BreakerChanged": "events",
     "CompletionService": "completion",
     "ConfigWarned": "events",

@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from llmwire.container import ConfigError, InvalidInput, InvalidReply
 from llmwire.services import AsyncEmbeddingService, EmbeddingService
-from llmwire.services.embedding import BatchSpec, batched
+from llmwire.services.bulk.batches import BatchSpec, batched
 from llmwire.services.testing import AsyncFakeEmbeddings, FakeEmbeddings
 
 
