@@ -6,11 +6,15 @@ Knows texts and vectors; knows no container and no HTTP. numpy is imported when 
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from .bulk.batches import BatchSpec, batched
-from .errors import ConfigError, InvalidInput, InvalidReply, as_they_are
+from .bulk.results import Answer
+from .errors import ConfigError, InvalidInput, InvalidReply, SpaceMismatch, as_they_are
+from .space import CANARY, Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,9 +25,15 @@ if TYPE_CHECKING:
 
 _NO_EMBEDDINGS = "the server's answer is no embeddings: does EMBEDDING_BASE_URL name the right server?"
 
+#: of a memory-mapped matrix: so much is written before its pages are handed to the system
+_RELEASE_BYTES: Final = 32 * 2**20
+
+#: the spaces that were learnt from a client's own answers: asked once, whatever services are made over it
+_learnt: WeakKeyDictionary[Any, dict[tuple[object, ...], Space]] = WeakKeyDictionary()
+
 
 class _Embedding:
-    """What both services share: which texts go into which request, and where its vectors belong."""
+    """What both services share: what is asked, and what an answer means."""
 
     def __init__(
         self,
@@ -31,20 +41,66 @@ class _Embedding:
         *,
         model: str | None = None,
         dimensions: int | None = None,
+        space: str | None = None,
+        revision: str | None = None,
         batches: BatchSpec | None = None,
     ) -> None:
         self._client, self.model, self.dimensions = client, model, dimensions
+        self._space, self._revision = space, revision
         self._batches = batches or BatchSpec()
 
-    def _request(self, texts: Sequence[str]) -> dict[str, Any]:
+    def _model(self) -> str:
         if self.model is None:
             remedy = "Give model= to the service, or set EMBEDDING_MODEL."
             raise ConfigError("is not set", key="embedding.model", remedy=remedy)
-        asked = {} if self.dimensions is None else {"dimensions": self.dimensions}
-        return {"input": list(texts), "model": self.model, **asked}
+        return self.model
 
-    def _matrix(self, texts: Sequence[str]) -> _Rows:
-        return _Rows(len(texts), self.dimensions)
+    def _is_raw(self) -> bool:
+        """Whether the client's answers can be had as bytes, which saves most of the time and memory."""
+        from .transport.vectors import is_genuine
+
+        return is_genuine(self._client)
+
+    def _posted(self, texts: Sequence[str]) -> dict[str, Any]:
+        from .transport.vectors import asked
+
+        return asked(texts, model=self._model(), dimensions=self.dimensions)
+
+    def _created(self, texts: Sequence[str]) -> dict[str, Any]:
+        given = {} if self.dimensions is None else {"dimensions": self.dimensions}
+        return {"input": list(texts), "model": self._model(), **given}
+
+    def _answer_of(self, response: Any, texts: Sequence[str]) -> Answer:
+        from .transport.vectors import brought
+
+        vectors, provenance = brought(response, inputs=len(texts))
+        width = vectors.matrix.shape[1]
+        if self.dimensions not in (None, width):
+            raise InvalidReply(f"a vector has {width} dimensions where {self.dimensions} were expected")
+        if provenance is None:
+            return Answer(vectors=vectors.matrix, tokens=vectors.tokens)
+        name = provenance.endpoint or ""
+        return Answer(vectors=vectors.matrix, tokens=vectors.tokens, endpoint=name, price=provenance.price)
+
+    def _answer_in(self, reply: Any, texts: Sequence[str]) -> Answer:
+        """Of a client that is not the SDK's own."""
+        block = _block(in_order(getattr(reply, "data", None), len(texts)), self.dimensions)
+        tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None)
+        return Answer(vectors=block, tokens=tokens if isinstance(tokens, int) else 0)
+
+    def _known_space(self) -> Space | None:
+        with contextlib.suppress(TypeError):  # a client that cannot be remembered is asked each time
+            return _learnt.get(self._client, {}).get(self._what())
+        return None
+
+    def _learn(self, vector: Matrix) -> Space:
+        space = Space.of(vector, name=self._space or self._model(), revision=self._revision)
+        with contextlib.suppress(TypeError):
+            _learnt.setdefault(self._client, {})[self._what()] = space
+        return space
+
+    def _what(self) -> tuple[object, ...]:
+        return self.model, self.dimensions, self._space, self._revision
 
 
 class EmbeddingService(_Embedding):
@@ -54,24 +110,28 @@ class EmbeddingService(_Embedding):
         client: an `openai.OpenAI`, or a fake of it.
         model: what is asked for.
         dimensions: asked of the server, and demanded of its answer; None takes what the server gives.
+        space: the name of what the vectors are of, where the model has several; None takes the model's.
+        revision: which version of the model it is, where that is to be told apart.
         batches: how texts are grouped into requests.
     """
 
-    def embed(self, texts: Sequence[str]) -> Matrix:
+    def embed(self, texts: Sequence[str], *, out: Matrix | None = None) -> Matrix:
         """The vectors of the texts: float32, (len(texts), dimensions), in the order of the texts.
+
+        Args:
+            out: is filled and returned in place of a new matrix: float32, (len(texts), dimensions). May be a
+                `numpy.memmap`, for what is larger than memory. After an error some of its rows may be written.
 
         Raises:
             InvalidInput: a text is empty, too long or no text; `position` is its index. Nothing was sent.
             InvalidReply: the server's answer does not fit the texts.
             ConfigError: no texts were given, and the number of dimensions is not known.
+            ValueError: `out` does not fit the texts. Nothing was sent.
         """
         texts = _listed(texts)
-        rows = self._matrix(texts)
+        rows = _Rows(len(texts), self.dimensions, out)
         for start, batch in batched(texts, self._batches):
-            request, create = self._request(batch), self._client.embeddings.create
-            with _readable():
-                reply = create(**request)
-            rows.put(start, len(batch), reply)
+            rows.put(start, self._asked(batch).vectors)
         return rows.matrix()
 
     def embed_one(self, text: str) -> Matrix:
@@ -79,25 +139,83 @@ class EmbeddingService(_Embedding):
         vector: Matrix = self.embed([text])[0]
         return vector
 
+    def space(self) -> str:
+        """The fingerprint of what the vectors are of: name, dimensions, normalisation, revision, and a sketch.
+
+        To be kept beside vectors, and given to `require_space` before others are put beside them. Embeds one short
+        text, once for a client.
+        """
+        return self._own_space().fingerprint
+
+    def require_space(self, fingerprint: str) -> None:
+        """Go on only where the vectors of this service may stand beside those with the fingerprint.
+
+        Raises:
+            SpaceMismatch: they may not: another model, also one that answers under the same name.
+            ValueError: it is no fingerprint.
+        """
+        _require(fingerprint, self._own_space())
+
+    def _own_space(self) -> Space:
+        return self._known_space() or self._learn(self._asked([CANARY]).vectors[0])
+
+    def _asked(self, batch: Sequence[str]) -> Answer:
+        if self._is_raw():
+            posted, post = self._posted(batch), self._client.post
+            with as_they_are():
+                response = post(**posted)
+            return self._answer_of(response, batch)
+        request, create = self._created(batch), self._client.embeddings.create
+        with _readable():
+            reply = create(**request)
+        return self._answer_in(reply, batch)
+
 
 class AsyncEmbeddingService(_Embedding):
     """The same for asyncio, over an `openai.AsyncOpenAI`."""
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
+    async def embed(self, texts: Sequence[str], *, out: Matrix | None = None) -> Matrix:
         """As `EmbeddingService.embed`."""
         texts = _listed(texts)
-        rows = self._matrix(texts)
+        rows = _Rows(len(texts), self.dimensions, out)
         for start, batch in batched(texts, self._batches):
-            request, create = self._request(batch), self._client.embeddings.create
-            with _readable():
-                reply = await create(**request)
-            rows.put(start, len(batch), reply)
+            rows.put(start, (await self._asked(batch)).vectors)
         return rows.matrix()
 
     async def embed_one(self, text: str) -> Matrix:
         """As `EmbeddingService.embed_one`."""
         vector: Matrix = (await self.embed([text]))[0]
         return vector
+
+    async def space(self) -> str:
+        """As `EmbeddingService.space`."""
+        return (await self._own_space()).fingerprint
+
+    async def require_space(self, fingerprint: str) -> None:
+        """As `EmbeddingService.require_space`."""
+        _require(fingerprint, await self._own_space())
+
+    async def _own_space(self) -> Space:
+        return self._known_space() or self._learn((await self._asked([CANARY])).vectors[0])
+
+    async def _asked(self, batch: Sequence[str]) -> Answer:
+        if self._is_raw():
+            posted, post = self._posted(batch), self._client.post
+            with as_they_are():
+                response = await post(**posted)
+            return self._answer_of(response, batch)
+        request, create = self._created(batch), self._client.embeddings.create
+        with _readable():
+            reply = await create(**request)
+        return self._answer_in(reply, batch)
+
+
+def _require(fingerprint: str, own: Space) -> None:
+    expected = Space.parse(fingerprint)
+    if (difference := expected.difference(own)) is not None:
+        message = f"the vectors there are of {expected}, those of the embedding endpoint now of {own}: {difference}"
+        remedy = "Set the embedding endpoint back, or embed everything anew."
+        raise SpaceMismatch(f"{message}. {remedy}", expected=fingerprint, found=own.fingerprint)
 
 
 def _listed(texts: Sequence[str]) -> list[str]:
@@ -110,19 +228,27 @@ def _listed(texts: Sequence[str]) -> list[str]:
 class _Rows:
     """One matrix, filled batch by batch; it is made when the number of dimensions is known."""
 
-    def __init__(self, count: int, dimensions: int | None) -> None:
-        self._count, self._dimensions = count, dimensions
-        self._matrix: Matrix | None = None
+    def __init__(self, count: int, dimensions: int | None, out: Matrix | None) -> None:
+        self._count, self._dimensions, self._matrix = count, dimensions, out
+        self._mapped = _mapped(out)
+        self._written = 0
+        if out is not None:
+            _check_fits(out, count, dimensions)
 
-    def put(self, start: int, count: int, reply: Any) -> None:
-        """Place the vectors of one reply, each at its `index`."""
+    def put(self, start: int, block: Matrix) -> None:
+        """Place the vectors of one batch."""
         import numpy as np
 
-        block = _block(in_order(getattr(reply, "data", None), count), self._dimensions)
+        width = block.shape[1]
         if self._matrix is None:
-            self._dimensions = block.shape[1]
-            self._matrix = np.empty((self._count, self._dimensions), dtype=np.float32)
-        self._matrix[start : start + count] = block
+            self._matrix = np.empty((self._count, width), dtype=np.float32)
+        elif self._matrix.shape[1] != width:
+            raise InvalidReply(f"a vector has {width} dimensions where {self._matrix.shape[1]} were expected")
+        self._matrix[start : start + len(block)] = block
+        self._written += block.nbytes
+        if self._mapped is not None and self._written >= _RELEASE_BYTES:
+            self._mapped.madvise(mmap.MADV_DONTNEED)  # of a shared mapping nothing is lost: the file has it
+            self._written = 0
 
     def matrix(self) -> Matrix:
         """The whole matrix; without texts (0, dimensions)."""
@@ -136,8 +262,29 @@ class _Rows:
         return np.empty((0, self._dimensions), dtype=np.float32)
 
 
+def _check_fits(out: Matrix, count: int, dimensions: int | None) -> None:
+    import numpy as np
+
+    if out.dtype != np.float32 or out.ndim != 2 or not out.flags.writeable:
+        raise ValueError(f"out must be a writable float32 matrix, not {out.dtype} with {out.ndim} axes")
+    if out.shape[0] != count or dimensions not in (None, out.shape[1]):
+        raise ValueError(f"out must be of shape ({count}, {dimensions or 'dimensions'}), not {out.shape}")
+
+
+def _mapped(out: Matrix | None) -> mmap.mmap | None:
+    """What lies under a matrix that is a file; of a private copy of one, pages must stay."""
+    import numpy as np
+
+    if not isinstance(out, np.memmap) or out.mode not in ("r+", "w+") or not hasattr(mmap, "MADV_DONTNEED"):
+        return None
+    base: Any = out
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
 def _block(vectors: list[Any], dimensions: int | None) -> Matrix:
-    """The vectors as float32. Raises InvalidReply unless they are finite numbers, as many in each."""
+    """The vectors as float32. Raises InvalidReply unless they are finite numbers, as many in each, and not all zero."""
     import numpy as np
 
     try:

@@ -11,6 +11,7 @@ LLMWireError
         DeadlineExceeded   the time was over; also a TimeoutError
     StreamInterrupted      a stream broke off after its first content; carries what had arrived
         StreamTruncated    it ended in order, but before it was complete
+    SpaceMismatch          vectors of another embedding space were refused; says which
     NetworkRefused         a test: a real network call where the tests forbid it
 
 Knows messages; knows nothing of HTTP.
@@ -131,6 +132,19 @@ class StreamInterrupted(LLMWireError):  # noqa: N818
 
 class StreamTruncated(StreamInterrupted):
     """A stream ended in order, but before the model said that it was done. `received` is the text until then."""
+
+
+class SpaceMismatch(LLMWireError):  # noqa: N818
+    """Vectors of one embedding space were about to be put beside those of another.
+
+    Args:
+        expected: the fingerprint of what is there.
+        found: the fingerprint of what came.
+    """
+
+    def __init__(self, message: str, *, expected: str, found: str) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(message)
 
 
 class NetworkRefused(LLMWireError):  # noqa: N818

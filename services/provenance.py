@@ -44,12 +44,14 @@ class Provenance:
         endpoint: the name of the one that answered; None where none did.
         attempts: in their order, the one that served at the end.
         is_degraded: the answer came after a failed attempt, from a higher tier, or from an endpoint that is not well.
+        price: of a million input tokens at the one that answered, as the settings have it; None where they do not say.
     """
 
     function: str
     endpoint: str | None
     attempts: tuple[Attempt, ...]
     is_degraded: bool
+    price: float | None = None
 
 
 _recorder: ContextVar[list[Provenance] | None] = ContextVar("llmwire_provenance", default=None)

@@ -17,6 +17,7 @@ from ..provenance import Provenance, record
 from ..routing.failover import CallSpec, Ending
 from ..routing.outcome import Blame, Outcome
 from ..routing.pool import Unavailable
+from .reply import Vectors
 from .written import Headers
 
 ENDPOINT_HEADER: Final = b"x-llmwire-endpoint"
@@ -24,6 +25,7 @@ ATTEMPTS_HEADER: Final = b"x-llmwire-attempts"
 DEGRADED_HEADER: Final = b"x-llmwire-degraded"
 _OURS: Final = b"x-llmwire-"  #: no server says itself where an answer came from
 EXTENSION: Final = "llmwire"  #: where a response keeps its Provenance
+VECTORS: Final = "llmwire_vectors"  #: where one keeps its embeddings, decoded and checked
 
 _LOCAL_ERRORS: Final[dict[type[BaseException], type[httpx2.TransportError]]] = {
     httpcore2.PoolTimeout: httpx2.PoolTimeout,
@@ -45,15 +47,16 @@ class Overdue(DeadlineExceeded, httpx2.ReadTimeout):
 
 
 class Received:
-    """An answer as far as it was read: its body, or the stream of it."""
+    """An answer as far as it was read: its body, or the stream of it; and the vectors in it, where there are any."""
 
-    __slots__ = ("content", "extensions", "headers", "status", "stream")
+    __slots__ = ("content", "extensions", "headers", "status", "stream", "vectors")
 
     def __init__(
         self, status: int, headers: Headers, extensions: Any, *, content: bytes = b"", stream: Any = None
     ) -> None:
         self.status, self.headers, self.extensions = status, headers, extensions
         self.content, self.stream = content, stream
+        self.vectors: Vectors | None = None
 
 
 def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
@@ -65,7 +68,11 @@ def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
     is_degraded = lease.is_degraded or len(ending.attempts) > 1
     served_by = lease.endpoint.name if outcome.has_served else None
     provenance = Provenance(
-        function=function, endpoint=served_by, attempts=tuple(ending.attempts), is_degraded=is_degraded
+        function=function,
+        endpoint=served_by,
+        attempts=tuple(ending.attempts),
+        is_degraded=is_degraded,
+        price=lease.endpoint.price.input if served_by and lease.endpoint.price else None,
     )
     record(provenance)
     if isinstance(outcome.result, Received):
@@ -81,12 +88,11 @@ def _response(received: Received, provenance: Provenance, endpoint: str) -> http
     headers.append((ENDPOINT_HEADER, f"{provenance.function}/{endpoint}".encode()))
     headers.append((ATTEMPTS_HEADER, b"%d" % len(provenance.attempts)))
     headers.append((DEGRADED_HEADER, b"true" if provenance.is_degraded else b"false"))
-    return httpx2.Response(
-        received.status,
-        headers=headers,
-        stream=received.stream or httpx2.ByteStream(received.content),
-        extensions={**received.extensions, EXTENSION: provenance},
-    )
+    extensions = {**received.extensions, EXTENSION: provenance}
+    if received.vectors is not None:
+        extensions[VECTORS] = received.vectors
+    stream = received.stream or httpx2.ByteStream(received.content)
+    return httpx2.Response(received.status, headers=headers, stream=stream, extensions=extensions)
 
 
 def _ask_later(received: Received, unavailable: Unavailable) -> None:

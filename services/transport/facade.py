@@ -215,7 +215,7 @@ class Facade:
             assert outcome is not None  # noqa: S101  # for the type checker: it is no success
             self._hide_token(sending, received, plain)
             return outcome
-        fit = checked(call, plain, self._traffic.widths)
+        fit, received.vectors = checked(call, plain, self._traffic.widths)
         if fit is not plain:
             received.content, received.headers = fit, without_encoding(headers)
         self._hide_token(sending, received)

@@ -5,14 +5,19 @@ Pure: knows the shapes of the API; knows nothing of endpoints.
 
 from __future__ import annotations
 
-import binascii
-import math
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from ..errors import InvalidReply
 from .call import UNREADABLE, Call, Kind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float32]
 
 MAX_BODY_BYTES: Final = 32 * 2**20  #: of any answer but embeddings: no completion comes near it
 MAX_EMBEDDINGS_BYTES: Final = 256 * 2**20  #: 2,048 vectors of 3,072 numbers, written out, are 75 MB
@@ -55,14 +60,15 @@ class _Response(msgspec.Struct):
     error: Any = None
 
 
-class _Vector(msgspec.Struct):
-    embedding: str | list[float]
+class _Row(msgspec.Struct):
+    embedding: msgspec.Raw
     index: int | None = None
 
 
-class _Vectors(msgspec.Struct):
-    data: list[_Vector]
+class _Embeddings(msgspec.Struct):
+    data: list[_Row]
     error: Any = None
+    usage: Any = None
 
 
 class _Rows(msgspec.Struct):
@@ -73,7 +79,7 @@ _DECODERS: Final[dict[Kind, msgspec.json.Decoder[Any]]] = {
     Kind.CHAT: msgspec.json.Decoder(_Chat),
     Kind.COMPLETION: msgspec.json.Decoder(_Completion),
     Kind.RESPONSE: msgspec.json.Decoder(_Response),
-    Kind.EMBEDDING: msgspec.json.Decoder(_Vectors),
+    Kind.EMBEDDING: msgspec.json.Decoder(_Embeddings),
     Kind.JSON: msgspec.json.Decoder(dict[str, msgspec.Raw]),
 }
 _SERVERS_FAILURES: Final = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"})
@@ -89,6 +95,19 @@ _WHAT: Final = {
 def most_bytes(call: Call) -> int:
     """How large the call's answer may be."""
     return MAX_EMBEDDINGS_BYTES if call.kind is Kind.EMBEDDING else MAX_BODY_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Vectors:
+    """The vectors of one answer.
+
+    Attributes:
+        matrix: float32, (inputs, dimensions), in the order of the inputs; every row finite, and none all zero.
+        tokens: of the inputs, as the server counted them; 0 where it did not.
+    """
+
+    matrix: Matrix
+    tokens: int
 
 
 class Widths:
@@ -107,8 +126,10 @@ class Widths:
             self._learnt.setdefault(call.model, width)
 
 
-def checked(call: Call, content: bytes, widths: Widths | None = None) -> bytes:
-    """The answer's body, decompressed, as it may be handed on: embeddings in the order of their inputs.
+def checked(call: Call, content: bytes, widths: Widths | None = None) -> tuple[bytes, Vectors | None]:
+    """The answer's body, decompressed, as it may be handed on, and of embeddings their vectors.
+
+    Embeddings are put in the order of their inputs.
 
     Raises:
         InvalidReply: it is not what was asked for.
@@ -116,23 +137,27 @@ def checked(call: Call, content: bytes, widths: Widths | None = None) -> bytes:
     """
     decoder = _DECODERS.get(call.kind)
     if decoder is None:
-        return content
-    try:
-        reply = decoder.decode(content)
-    except UNREADABLE as error:
-        # An error of the decoding of text keeps all of it.
-        raise _refused(call, content, error) from None if isinstance(error, UnicodeDecodeError) else error
+        return content, None
+    reply = _decoded(decoder, call.kind, content)
     if call.kind is Kind.JSON:
-        return content
+        return content, None
     if reply.error is not None and not (call.kind is Kind.RESPONSE and is_callers_failure(reply.error)):
         raise InvalidReply("its answer is an error with the status of a success")
-    if call.is_streamed and call.kind is not Kind.EMBEDDING:
-        raise InvalidReply("its answer is no stream, which was asked for")
     if call.kind is Kind.EMBEDDING:
         return _checked_vectors(call, content, reply, widths or Widths())
+    if call.is_streamed:
+        raise InvalidReply("its answer is no stream, which was asked for")
     if call.kind is not Kind.RESPONSE and not reply.choices:
         raise InvalidReply("its answer has no choices")
-    return content
+    return content, None
+
+
+def vectors_in(content: bytes, *, inputs: int) -> Vectors:
+    """The vectors of an answer that nobody has looked at yet. Raises InvalidReply where they do not fit the inputs."""
+    reply = _decoded(_DECODERS[Kind.EMBEDDING], Kind.EMBEDDING, content)
+    if reply.error is not None:
+        raise InvalidReply("its answer is an error with the status of a success")
+    return _vectors(reply, inputs)
 
 
 def is_callers_failure(error: Any) -> bool:
@@ -141,73 +166,105 @@ def is_callers_failure(error: Any) -> bool:
     return isinstance(code, str) and code not in _SERVERS_FAILURES
 
 
-def _refused(call: Call, content: bytes, error: Exception) -> InvalidReply:
+def _decoded(decoder: msgspec.json.Decoder[Any], kind: Kind, content: bytes) -> Any:
+    try:
+        return decoder.decode(content)
+    except UNREADABLE as error:
+        # An error of the decoding of text keeps all of it.
+        raise _refused(kind, content, error) from None if isinstance(error, UnicodeDecodeError) else error
+
+
+def _refused(kind: Kind, content: bytes, error: Exception) -> InvalidReply:
     """What is wrong with it, in words that hold nothing of what the server wrote."""
     if content.lstrip()[:1] == b"<":
-        return WebPage(f"its answer is a web page, {_WHAT[call.kind]}")
+        return WebPage(f"its answer is a web page, {_WHAT[kind]}")
     if isinstance(error, msgspec.ValidationError):
-        return InvalidReply(f"its answer is {_WHAT[call.kind]}: {error}")
-    return InvalidReply(f"its answer is no JSON, and {_WHAT[call.kind]}")
+        return InvalidReply(f"its answer is {_WHAT[kind]}: {error}")
+    return InvalidReply(f"its answer is no JSON, and {_WHAT[kind]}")
 
 
-def _checked_vectors(call: Call, content: bytes, reply: _Vectors, widths: Widths) -> bytes:
-    if len(reply.data) != call.inputs:
-        raise InvalidReply(f"it gave {len(reply.data)} vectors for {call.inputs} inputs")
+def _checked_vectors(call: Call, content: bytes, reply: _Embeddings, widths: Widths) -> tuple[bytes, Vectors]:
     expected = widths.expected(call)
-    width = expected
-    for row in reply.data:
-        its = _width(row.embedding)
-        width = width or its
-        if its != width:
-            # What the caller alone asks for says nothing of the pool: a server may not know how to shorten vectors.
-            kind = WrongDimensions if width == expected != call.dimensions else InvalidReply
-            raise kind(f"a vector has {its} dimensions where {width} were expected")
-    in_order = _in_order(content, [row.index for row in reply.data])
-    if width:
-        widths.learn(call, width)
-    return in_order
+    try:
+        vectors = _vectors(reply, call.inputs, expected)
+    except _Width as error:
+        # What the caller alone asks for says nothing of the pool: a server may not know how to shorten vectors.
+        kind = WrongDimensions if error.wanted == expected != call.dimensions else InvalidReply
+        raise kind(str(error)) from None
+    widths.learn(call, vectors.matrix.shape[1])
+    return _in_order(content, [row.index for row in reply.data]), vectors
 
 
-def _width(vector: str | list[float]) -> int:
-    """How many numbers there are. Raises InvalidReply unless all are finite and some are not zero."""
-    if isinstance(vector, str):
-        return _width_of_base64(vector)
-    if not vector:
-        raise InvalidReply("a vector is empty")
-    if not math.isfinite(sum(vector)) and not all(map(math.isfinite, vector)):
-        raise InvalidReply("a vector has something in it that is no finite number")
-    if not any(vector):
-        raise InvalidReply("a vector is all zeros")
-    return len(vector)
+class _Width(InvalidReply):
+    def __init__(self, its: int, wanted: int) -> None:
+        self.wanted = wanted
+        super().__init__(f"a vector has {its} dimensions where {wanted} were expected")
 
 
-def _width_of_base64(text: str) -> int:
+def _vectors(reply: _Embeddings, inputs: int, width: int | None = None) -> Vectors:
+    """All vectors as one matrix, each decoded once, to its place. Raises InvalidReply, or _Width of that."""
     import numpy as np
 
-    try:
-        raw = binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidReply("a vector is no base64") from error
-    if not raw or len(raw) % 4:
-        raise InvalidReply("a vector is no list of float32")
-    numbers = np.frombuffer(raw, dtype="<f4")
-    if not np.isfinite(numbers).all():
+    rows = reply.data
+    if not rows or len(rows) != inputs:
+        raise InvalidReply(f"it gave {len(rows)} vectors for {inputs} inputs")
+    places = _places([row.index for row in rows])
+    first = _numbers(rows[0].embedding)
+    matrix = np.empty((inputs, width or len(first)), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is refused below
+        for place, row in zip(places, rows, strict=True):
+            numbers = first if row is rows[0] else _numbers(row.embedding)
+            if len(numbers) != matrix.shape[1]:
+                raise _Width(len(numbers), matrix.shape[1])
+            matrix[place] = numbers
+    if not np.isfinite(matrix).all():
         raise InvalidReply("a vector has something in it that is no finite number")
-    if not numbers.any():
+    if not matrix.any(axis=1).all():
         raise InvalidReply("a vector is all zeros")
-    return len(numbers)
+    return Vectors(matrix=matrix, tokens=_tokens(reply.usage))
 
 
-def _in_order(content: bytes, places: list[int | None]) -> bytes:
-    """The body with its rows in the order of their `index`; without any index they stay as they came."""
-    wanted = list(range(len(places)))
-    if places == wanted or all(place is None for place in places):
-        return content
-    known = [place for place in places if place is not None]
-    if sorted(known) != wanted:
+_base64 = msgspec.json.Decoder(bytes).decode
+_floats = msgspec.json.Decoder(list[float]).decode  #: of one vector at a time, so that no batch of them is ever a list
+
+
+def _numbers(raw: msgspec.Raw) -> Matrix | list[float]:
+    """One vector, from base64 of float32 or from a list. Raises InvalidReply where it is neither, or empty."""
+    import numpy as np
+
+    is_base64 = bytes(memoryview(raw)[:1]) == b'"'
+    try:
+        numbers: Matrix | list[float] = np.frombuffer(_base64(raw), dtype="<f4") if is_base64 else _floats(raw)
+    except (*UNREADABLE, ValueError) as error:
+        what = "no base64 of float32" if is_base64 else "no list of finite numbers"
+        raise InvalidReply(f"a vector is {what}") from error
+    if not len(numbers):
+        raise InvalidReply("a vector is empty")
+    return numbers
+
+
+def _tokens(usage: Any) -> int:
+    counts = [usage.get(name) for name in ("prompt_tokens", "total_tokens")] if isinstance(usage, dict) else []
+    return next((count for count in counts if isinstance(count, int) and count > 0), 0)
+
+
+def _places(indexes: list[int | None]) -> list[int]:
+    """Where each row belongs; without any index they are in order. Raises InvalidReply unless each has one place."""
+    if all(index is None for index in indexes):
+        return list(range(len(indexes)))
+    known = [index for index in indexes if index is not None]
+    if sorted(known) != list(range(len(indexes))):
         raise InvalidReply("its vectors are not numbered as the inputs")
+    return known
+
+
+def _in_order(content: bytes, indexes: list[int | None]) -> bytes:
+    """The body with its rows in the order of their `index`."""
+    places = _places(indexes)
+    if places == sorted(places):
+        return content
     fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     rows = msgspec.json.decode(content, type=_Rows).data
-    in_order = [row for _, row in sorted(zip(known, rows, strict=True), key=lambda pair: pair[0])]
+    in_order = [row for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
     fields["data"] = msgspec.Raw(msgspec.json.encode(in_order))
     return msgspec.json.encode(fields)

@@ -24,6 +24,7 @@ from llmwire.services.transport.reply import (
     WrongDimensions,
     checked,
     most_bytes,
+    vectors_in,
 )
 
 CANARY = "CANARY-of-the-server"
@@ -84,19 +85,19 @@ def rows_of(content):
     ],
 )
 def test_an_answer_of_the_api_is_handed_on_as_it_came(operation, content):
-    assert checked(a_call(operation, input="a"), content) is content
+    assert checked(a_call(operation, input="a"), content)[0] is content
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF....", b"<html>", b'{"error": {}}'])
 def test_an_answer_that_is_no_json_by_its_nature_is_not_looked_at(content):
-    assert checked(a_call("audio/speech"), content) is content
+    assert checked(a_call("audio/speech"), content)[0] is content
 
 
 @pytest.mark.parametrize("content", [b'{"data": []}', b'{"object": "list"}'])
 def test_the_list_of_models_is_any_object(content):
     call = Call(httpx2.Request("GET", "http://facade.test/v1/models"), "models")
 
-    assert checked(call, content) is content
+    assert checked(call, content)[0] is content
 
 
 @pytest.mark.parametrize("content", [b"[]", b"<html>", b"null", b""])
@@ -244,7 +245,7 @@ def test_bytes_that_are_no_text_do_not_hang_on_to_the_error(operation):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_whatever_a_server_writes_is_an_answer_or_refused(operation, content):
     try:
-        fit = checked(a_call(operation, input="a"), content)
+        fit, _ = checked(a_call(operation, input="a"), content)
     except InvalidReply:
         return
 
@@ -276,9 +277,34 @@ def test_a_number_of_a_packed_vector_is_finite(number):
 
 
 def test_numbers_whose_sum_alone_is_not_finite_are_well():
-    content = vectors([1.7e308, 1.7e308])
+    content = vectors([3e38, 3e38])
 
-    assert checked(embeddings(), content) is content
+    assert checked(embeddings(), content)[0] is content
+
+
+def test_numbers_beyond_float32_are_no_vector():
+    with pytest.raises(InvalidReply, match="no finite number"):
+        checked(embeddings(), vectors([1.0, 1e39]))
+
+
+@pytest.mark.parametrize("pack", [list, lambda row: packed(*row)], ids=["numbers", "packed"])
+def test_vectors_become_one_float32_matrix_in_the_order_of_the_inputs(pack):
+    content = vectors(pack([3.0, 0.1]), pack([1.0, 0.2]), indices=[1, 0])
+
+    _, decoded = checked(embeddings(2), content)
+
+    assert decoded.matrix.dtype == np.float32
+    assert np.array_equal(decoded.matrix, np.array([[1.0, 0.2], [3.0, 0.1]], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [({"prompt_tokens": 7, "total_tokens": 9}, 7), ({"total_tokens": 9}, 9), (None, 0), ({"prompt_tokens": "7"}, 0)],
+)
+def test_tokens_are_those_that_the_server_counted(usage, tokens):
+    content = json.dumps({"data": [{"index": 0, "embedding": [1.0]}], "usage": usage}).encode()
+
+    assert vectors_in(content, inputs=1).tokens == tokens
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [0, -0.0], packed(0.0, -0.0)], ids=str)
@@ -317,7 +343,7 @@ def test_a_packed_vector_that_cannot_be_unpacked_is_refused(text):
 def test_numbers_are_taken_although_a_packed_form_was_asked_for():
     content = vectors([0.5, 1.0], [1, 2])
 
-    assert checked(embeddings(2, encoding_format="base64"), content) is content
+    assert checked(embeddings(2, encoding_format="base64"), content)[0] is content
 
 
 # Their width.
@@ -327,7 +353,7 @@ def test_numbers_are_taken_although_a_packed_form_was_asked_for():
 def test_a_vector_has_the_dimensions_that_were_asked_for(row):
     content = vectors(row)
 
-    assert checked(embeddings(dimensions=2), content) is content
+    assert checked(embeddings(dimensions=2), content)[0] is content
     with pytest.raises(InvalidReply, match="2 dimensions where 3 were expected") as caught:
         checked(embeddings(dimensions=3), content)
     assert not isinstance(caught.value, WrongDimensions)  # what a caller alone asks for says nothing of the pool
@@ -404,7 +430,7 @@ def test_made_up_models_fill_no_memory():
 def test_shuffled_vectors_are_put_in_the_order_of_their_inputs():
     content = vectors([3.0], [1.0], [2.0], indices=[2, 0, 1])
 
-    assert rows_of(checked(embeddings(3), content)) == [[1.0], [2.0], [3.0]]
+    assert rows_of(checked(embeddings(3), content)[0]) == [[1.0], [2.0], [3.0]]
 
 
 def test_putting_in_order_keeps_every_other_value_as_it_was_written():
@@ -412,7 +438,7 @@ def test_putting_in_order_keeps_every_other_value_as_it_was_written():
     second = b'{"embedding":[0.10000000000000000001,1e-400],"index":1}'
     content = b'{"object": "list" ,"data":[%s ,%s], "usage": {"total":  1.0}, "model":"\\/m"}' % (second, first)
 
-    fields = msgspec.json.decode(checked(embeddings(2), content), type=dict[str, msgspec.Raw])
+    fields = msgspec.json.decode(checked(embeddings(2), content)[0], type=dict[str, msgspec.Raw])
 
     assert {name: bytes(value) for name, value in fields.items()} == {
         "object": b'"list"',
@@ -426,7 +452,7 @@ def test_putting_in_order_keeps_every_other_value_as_it_was_written():
 def test_vectors_in_any_order_are_those_of_their_inputs(places):
     rows = [[place + 0.5] for place in places]
 
-    fit = checked(embeddings(len(places)), vectors(*rows, indices=places))
+    fit, _ = checked(embeddings(len(places)), vectors(*rows, indices=places))
 
     assert rows_of(fit) == [[place + 0.5] for place in range(len(places))]
 
@@ -442,14 +468,14 @@ def test_vectors_are_numbered_as_their_inputs(indices):
 def test_vectors_without_any_number_stay_as_they_came():
     content = vectors([1.0], [2.0], indices=[None, None])
 
-    assert checked(embeddings(2), content) is content
+    assert checked(embeddings(2), content)[0] is content
 
 
 def test_many_vectors_are_put_in_order():
     places = list(range(2048))
     random.Random(1).shuffle(places)
 
-    fit = checked(embeddings(2048), vectors(*[packed(place + 1) for place in places], indices=places))
+    fit, _ = checked(embeddings(2048), vectors(*[packed(place + 1) for place in places], indices=places))
 
     assert rows_of(fit) == [packed(place + 1) for place in range(2048)]
 
