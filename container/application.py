@@ -98,10 +98,20 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
         AsyncCompletionService, async_completion_client, model=completion.model
     )
     embedding_service = providers.Factory(
-        EmbeddingService, embedding_client, model=embedding.model, dimensions=embedding.dimensions
+        EmbeddingService,
+        embedding_client,
+        model=embedding.model,
+        dimensions=embedding.dimensions,
+        space=embedding.space,
+        revision=embedding.revision,
     )
     async_embedding_service = providers.Factory(
-        AsyncEmbeddingService, async_embedding_client, model=embedding.model, dimensions=embedding.dimensions
+        AsyncEmbeddingService,
+        async_embedding_client,
+        model=embedding.model,
+        dimensions=embedding.dimensions,
+        space=embedding.space,
+        revision=embedding.revision,
     )
 
     @classmethod

@@ -47,14 +47,17 @@ def traffic(settings: FunctionSettings, listener: Listener) -> Traffic:
     renew_in_child(budget)
     for warning in settings.warnings:
         tell(listener, warning)
-    return Traffic(
+    shared = Traffic(
         pool,
         spec=settings.calls,
         budget=budget,
         randomness=randomness,
         listener=listener,
         ambient=Ambient(os.environ),
+        has_canary=settings.canary,
     )
+    renew_in_child(shared)
+    return shared
 
 
 class _Randomness(random.Random):

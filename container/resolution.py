@@ -35,6 +35,8 @@ class FunctionSettings:
         calls: the limits of one call, all of its attempts included.
         model: what the services ask for where the caller names none.
         dimensions: of an embedding, or None where only the server knows.
+        canary: each endpoint of an embedding pool must show that its vectors are of the pool's space.
+        hedge: the share of calls for which a second endpoint may be asked where the first is slow; 0 for none.
         warnings: what works, but probably not as meant.
         notes: what was done to make the settings fit, for `explain`.
     """
@@ -45,6 +47,8 @@ class FunctionSettings:
     calls: CallSpec
     model: str
     dimensions: int | None
+    canary: bool
+    hedge: float
     warnings: tuple[ConfigWarned, ...]
     notes: tuple[str, ...]
 
@@ -92,7 +96,7 @@ class _Resolution:
         return self._chains["endpoints"].key
 
     def result(self, remarks: Iterable[str]) -> FunctionSettings:
-        found = self._found
+        found, has_vectors = self._found, "space" in self._chains
         servers = [server_for(configured) for configured in self._configured]
         endpoints = tuple(self._endpoint(*pair, servers) for pair in zip(self._configured, servers, strict=True))
         self._check_space(endpoints)
@@ -106,7 +110,9 @@ class _Resolution:
                 after_send=found["failover_after_send"].value,
             ),
             model=found["model"].value,
-            dimensions=found["dimensions"].value if "dimensions" in self._chains else None,
+            dimensions=found["dimensions"].value if has_vectors else None,
+            canary=found["canary"].value if has_vectors else False,
+            hedge=found["hedge"].value if has_vectors else 0.0,
             warnings=self._warnings(remarks, endpoints),
             notes=self._notes(endpoints, servers),
         )
@@ -155,10 +161,13 @@ class _Resolution:
         if "space" not in self._configured[0].chains:
             return
         spaces = {each.name: each.found["space"].value for each in self._configured}
+        revisions = {each.name: each.found["revision"].value for each in self._configured}
         models = {each.name: each.model or self._found["model"].value for each in endpoints}
         is_declared = None not in spaces.values()
         if len(set(spaces.values()) - {None}) > 1:
             differ, remedy = spaces, "Give all the same space, or put one of them elsewhere."
+        elif len(set(revisions.values()) - {None}) > 1:
+            differ, remedy = revisions, "Give all the same revision, or put one of them elsewhere."
         elif len(set(models.values())) > 1 and not is_declared:
             differ, remedy = models, "Name one model; if it is one under several names, give all the same `space`."
         else:

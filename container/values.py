@@ -84,6 +84,13 @@ def weight(raw: Any) -> float:
     return _number(raw, float, "a number above 0, as in 2 or 0.5")
 
 
+def share(raw: Any) -> float:
+    """A share of the calls, from 0 to a half; `off` is 0."""
+    if raw is False or (isinstance(raw, str) and raw.lower() in ("off", "no", "false")):
+        return 0.0
+    return _number(raw, float, "a share of the calls from 0 to 0.5, as in 0.05, or off", fits=_up_to_a_half)
+
+
 def price(raw: Any) -> Price:
     """What a million tokens cost: one number for both ways, a table of `input` and `output`, or text as in 0.5/1.5."""
     if isinstance(raw, Mapping):
@@ -105,6 +112,10 @@ def _above_0(number: float) -> bool:
 
 def _from_0(number: float) -> bool:
     return number >= 0
+
+
+def _up_to_a_half(number: float) -> bool:
+    return 0 <= number <= 0.5
 
 
 def _number(raw: Any, kind: Callable[[Any], N], meaning: str, *, fits: Callable[[float], bool] = _above_0) -> N:

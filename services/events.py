@@ -33,6 +33,7 @@ class AttemptEnded:
         error: what failed where no usable answer arrived, in one word, as in `ConnectError` or `InvalidReply`; or None.
         took_s: from the start of the attempt to its end; of a stream to its first content.
         blame: whose fault it was, as in `endpoint` or `caller`; None where it served.
+        is_canary: the request was llmwire's own, to see whether the endpoint's vectors are of the pool's space.
     """
 
     function: str
@@ -43,6 +44,7 @@ class AttemptEnded:
     error: str | None
     took_s: float
     blame: str | None = None
+    is_canary: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from ..provenance import Attempt
 from .backoff import BackoffSpec
 from .balancer import Randomness
 from .budget import Budget, BudgetSpec
+from .canary import POLL_S, Canaries
 from .outcome import CANCELLED, Blame, Outcome
 from .pool import Lease, Pool, Unavailable
 
@@ -49,6 +50,8 @@ class Wish:
         is_replayable: its body can be sent again.
         is_stateful: it changes or needs something that one server keeps; then it is never sent twice.
         only: the name of the one endpoint that is to be asked, once.
+        canary: the kind of request for which an endpoint must first show that its vectors are of the pool's space; None
+            where no two endpoints could differ, or there are no vectors.
     """
 
     model: str | None = None
@@ -56,14 +59,16 @@ class Wish:
     is_replayable: bool = True
     is_stateful: bool = False
     only: str | None = None
+    canary: str | None = None
 
 
 @dataclass(slots=True)
 class Send:
-    """Send the request to the lease's endpoint, and tell the story what became of it before `ends_at_s`."""
+    """Send the request, or its canary, to the lease's endpoint, and tell the story what became of it by `ends_at_s`."""
 
     lease: Lease
     ends_at_s: float
+    is_canary: bool = False
 
 
 @dataclass(slots=True)
@@ -102,12 +107,13 @@ def failover(
     budget: Budget,
     clock: Callable[[], float],
     randomness: Randomness,
+    canaries: Canaries | None = None,
 ) -> Story:
     """Play one call: at most `max_attempts`, each at another endpoint, until one serves or the time is over.
 
     Every lease is settled, also where the story is closed in the middle; only that of an open outcome is the player's.
     """
-    call = _Call(pool, wish, spec, budget)
+    call = _Call(pool, wish, spec, budget, canaries)
     while True:
         lease = call.leased()
         if isinstance(lease, Unavailable):
@@ -116,10 +122,15 @@ def failover(
                 return call.ending(unavailable=lease)
             yield Rest(rest_s)
             continue
+        if isinstance(lease, _BeingChecked):
+            if clock() >= wish.ends_at_s:
+                return call.ending(unavailable=lease.unavailable, is_overdue=True)
+            yield Rest(POLL_S)
+            continue
         started_at_s = clock()
         outcome = CANCELLED
         try:
-            outcome = (yield Send(lease, wish.ends_at_s)) or CANCELLED
+            outcome = yield from _attempt(call, lease, wish.ends_at_s)
         finally:
             # Here, and not after: a story that is closed while its attempt is under way has no after.
             took_s = clock() - started_at_s
@@ -138,13 +149,43 @@ def failover(
             yield Rest(rest_s)
 
 
+def _attempt(call: _Call, lease: Lease, ends_at_s: float) -> Generator[Send, Outcome | None, Outcome]:
+    """Have the endpoint answer; before its first answer it shows that its vectors are of the pool's space."""
+    if call.must_show:
+        outcome = CANCELLED
+        try:
+            outcome = (yield Send(lease, ends_at_s, is_canary=True)) or CANCELLED
+        finally:
+            call.has_shown(lease, outcome)
+        if not outcome.has_served:
+            return outcome
+    return (yield Send(lease, ends_at_s)) or CANCELLED
+
+
+@dataclass(slots=True)
+class _BeingChecked:
+    """No endpoint may be asked until another call's canary is back."""
+
+    names: frozenset[str]
+
+    @property
+    def unavailable(self) -> Unavailable:
+        reasons = dict.fromkeys(sorted(self.names), "being checked for its embedding space")
+        return Unavailable(wait_s=None, reasons=reasons, status=None)
+
+
 class _Call:
-    """What a story remembers of its attempts."""
+    """What a story remembers of its attempts.
+
+    Attributes:
+        must_show: the endpoint that was leased must first answer a canary.
+    """
 
     __slots__ = (
         "_again",
         "_attempts",
         "_budget",
+        "_canaries",
         "_counted",
         "_has_been_again",
         "_lease",
@@ -155,10 +196,13 @@ class _Call:
         "_tried",
         "_waited_s",
         "_wish",
+        "must_show",
     )
 
-    def __init__(self, pool: Pool, wish: Wish, spec: CallSpec, budget: Budget) -> None:
+    def __init__(self, pool: Pool, wish: Wish, spec: CallSpec, budget: Budget, canaries: Canaries | None) -> None:
         self._pool, self._wish, self._spec, self._budget = pool, wish, spec, budget
+        self._canaries = canaries
+        self.must_show = False
         self._tried: set[str] = set()
         self._attempts: list[Attempt] = []
         self._lease: Lease | None = None
@@ -168,9 +212,34 @@ class _Call:
         self._again: str | None = None
         self._has_been_again = False
 
-    def leased(self) -> Lease | Unavailable:
+    def leased(self) -> Lease | Unavailable | _BeingChecked:
         only, self._again = self._again or self._wish.only, None
+        if self._canaries is not None and self._wish.canary is not None:
+            return self._leased_of_space(self._canaries, self._wish.canary, only)
         return self._pool.lease(tried=self._tried, model=self._wish.model, only=only)
+
+    def has_shown(self, lease: Lease, outcome: Outcome) -> None:
+        """What became of the canary."""
+        assert self._canaries is not None  # noqa: S101  # for the type checker: who must show has been asked to
+        assert self._wish.canary is not None  # noqa: S101
+        self.must_show = False
+        self._canaries.end(lease, self._wish.canary, has_passed=outcome.has_served)
+
+    def _leased_of_space(self, canaries: Canaries, kind: str, only: str | None) -> Lease | Unavailable | _BeingChecked:
+        """An endpoint that has shown its space, or that this call is to ask for it."""
+        asked, is_first = canaries.asked(kind), not canaries.has_reference(kind)
+        if is_first and asked:
+            return _BeingChecked(asked)
+        tried = self._tried | asked
+        lease = self._pool.lease(tried=tried, model=self._wish.model, only=only, in_order=is_first)
+        if isinstance(lease, Unavailable):
+            return _BeingChecked(asked) if asked - self._tried else lease
+        must_show = canaries.begin(lease, kind)
+        if must_show is None:  # another call was quicker
+            lease.settle(CANCELLED, 0.0)
+            return _BeingChecked(frozenset([lease.endpoint.name]))
+        self.must_show = must_show
+        return lease
 
     def may_wait(self, unavailable: Unavailable, now_s: float) -> float | None:
         """How long to rest until an endpoint may be asked again; None where that is not worth it."""

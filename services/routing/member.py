@@ -43,6 +43,8 @@ class Member:
         generation: counts the changes of health; the result of an attempt that began before one says nothing of now.
         probes_due: successes that are wanted, one call at a time, before it is well; 0 where it is.
         refused: models that the server does not know, and until when that is believed.
+        verified: kinds of embedding requests for which its vectors were found to be of the pool's space; forgotten when
+            it falls, as it may come back with another model.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Member:
         "reason",
         "refused",
         "served",
+        "verified",
         "wrong_urls",
     )
 
@@ -76,6 +79,7 @@ class Member:
         self.reason = self.last_error = ""
         self.last_status: int | None = None
         self.refused: dict[str, float] = {}
+        self.verified: set[str] = set()
         self.place(endpoint, position)
 
     def place(self, endpoint: Endpoint, position: int) -> None:
@@ -205,6 +209,7 @@ class Verdicts:
         if not breaker.is_tripped and not breaker.failed(now_s):
             return []
         for_s = breaker.open(now_s, self._randomness)
+        member.verified.clear()
         self._needs(member, breaker.probes)
         endpoint = member.endpoint
         state = BreakerState.OPEN
@@ -232,6 +237,7 @@ class Verdicts:
             return []
         for_s = max(base_s, doubled(base_s, member.disables, cap_s=spec.disable_cap_s))
         member.disables += 1
+        member.verified.clear()
         member.disabled_until_s, member.reason = now_s + for_s, outcome.label
         self._needs(member, 1)
         endpoint = member.endpoint

@@ -158,7 +158,12 @@ class Pool:
         return len(self._members) == 1
 
     def lease(
-        self, *, tried: Collection[str] = (), model: str | None = None, only: str | None = None
+        self,
+        *,
+        tried: Collection[str] = (),
+        model: str | None = None,
+        only: str | None = None,
+        in_order: bool = False,
     ) -> Lease | Unavailable:
         """Choose an endpoint and hold a place on it.
 
@@ -166,16 +171,17 @@ class Pool:
             tried: names of endpoints that this call does not want again.
             model: the model that the request asks for: not of a server that said it does not know it.
             only: the one endpoint that is wanted.
+            in_order: the first that the operator named, of those that can answer, whatever the strategy says.
         """
         now_s = self._clock()
         with self._lock:
             if self._orphans:
                 self._bury()
-            if self._all_are_well and not tried and only is None:
+            if self._all_are_well and not tried and only is None and not in_order:
                 member = choose(self._spec.strategy, self._first_tier, now_s, self._randomness)
                 member.load.in_flight += 1
                 return Lease(self, member, model, self._epoch, is_probe=False, is_degraded=False)
-            return self._chosen(tried, model, only, now_s)
+            return self._chosen(tried, model, only, now_s, Strategy.IN_ORDER if in_order else self._spec.strategy)
 
     def unavailable(self, *, model: str | None = None) -> Unavailable | None:
         """Why no endpoint may be asked now, and until when; None where one may."""
@@ -237,7 +243,9 @@ class Pool:
         for member in (*self._members, *(gone for gone, _ in self._leaving)):
             member.forget_attempts()
 
-    def _chosen(self, tried: Collection[str], model: str | None, only: str | None, now_s: float) -> Lease | Unavailable:
+    def _chosen(
+        self, tried: Collection[str], model: str | None, only: str | None, now_s: float, strategy: Strategy
+    ) -> Lease | Unavailable:
         untried = [
             member
             for member in self._members
@@ -247,18 +255,24 @@ class Pool:
         known = None if all(member.refuses(model, now_s) for member in self._members) else model
         knowing = [member for member in untried if not member.refuses(known, now_s)]
         if healthy := [member for member in knowing if member.may_be_asked(now_s)]:
-            return self._leased(_lowest_tier(healthy), model, now_s)
+            return self._leased(_lowest_tier(healthy), model, now_s, strategy)
         # Fail open: an endpoint whose breaker is open is better than none.
         if open_ones := [member for member in knowing if not member.is_barred(now_s)]:
-            return self._leased(open_ones, model, now_s, fails_open=True)
+            return self._leased(open_ones, model, now_s, strategy, fails_open=True)
         return _unavailable(untried, known, now_s)
 
     def _leased(
-        self, candidates: Sequence[Member], model: str | None, now_s: float, *, fails_open: bool = False
+        self,
+        candidates: Sequence[Member],
+        model: str | None,
+        now_s: float,
+        strategy: Strategy,
+        *,
+        fails_open: bool = False,
     ) -> Lease:
         # A probe that is due goes first: by its cost alone an endpoint that was slow to fail would wait for a minute.
         due = [member for member in candidates if member.probes_due] if not fails_open else []
-        member = choose(self._spec.strategy, due or candidates, now_s, self._randomness)
+        member = choose(strategy, due or candidates, now_s, self._randomness)
         is_probe = bool(due)
         if is_probe:
             member.is_probing = True

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from enum import Enum
+from hashlib import sha256
 from typing import Any, Final
 
 import httpx2
 import msgspec
+
+from ..space import CANARY
 
 #: what a decoder raises where it is given anything but JSON, also such as is nested without end
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -24,6 +28,8 @@ class Kind(Enum):
 
 
 _POSTED: Final = {kind.value: kind for kind in (Kind.CHAT, Kind.COMPLETION, Kind.RESPONSE, Kind.EMBEDDING)}
+#: of a request for embeddings
+_NOT_OF_SPACE: Final = frozenset({"input", "encoding_format", "user"})
 #: what else may be asked of any server: it keeps nothing
 _STATELESS: Final = frozenset(
     {
@@ -107,6 +113,21 @@ class Call:
         self.dimensions: int | None = body.dimensions if isinstance(body.dimensions, int) else None
         self.is_stateful = _is_stateful(self.kind, self.method, operation, body)
 
+    def space_kind(self) -> str | None:
+        """What decides the space of a request's vectors: all of it but the texts. None where it asks for no vectors."""
+        fields = self._fields() if self.kind is Kind.EMBEDDING and self.model is not None else {}
+        if not fields:
+            return None
+        return sha256(b"\n".join(b"%s:%s" % (name.encode(), fields[name]) for name in sorted(fields))).hexdigest()
+
+    def canary(self) -> Call:
+        """The same request for one text, which is the same for all endpoints."""
+        canary = copy.copy(self)
+        fields = msgspec.json.decode(self.content or b"{}", type=dict[str, msgspec.Raw])
+        fields["input"] = msgspec.Raw(msgspec.json.encode([CANARY]))
+        canary.content, canary.inputs = msgspec.json.encode(fields), 1
+        return canary
+
     def content_for(self, model: str | None) -> bytes | None:
         """The body, asking for another model where one is given. Every other byte of a value stays as it is."""
         if model is None or model == self.model or self.content is None or self.model is None:
@@ -117,6 +138,14 @@ class Call:
             return self.content
         fields["model"] = msgspec.Raw(msgspec.json.encode(model))
         return msgspec.json.encode(fields)
+
+    def _fields(self) -> dict[str, bytes]:
+        """Those of the body beside the texts, as they are written; how the numbers are to be packed changes none."""
+        try:
+            fields = msgspec.json.decode(self.content or b"{}", type=dict[str, msgspec.Raw])
+        except UNREADABLE:
+            return {}
+        return {name: bytes(value) for name, value in fields.items() if name not in _NOT_OF_SPACE}
 
     def _model_of_form(self) -> str | None:
         """Of a form beside its files."""

@@ -110,6 +110,8 @@ def _without_attempt(function: str, ending: Ending) -> httpx2.Response:
     provenance = Provenance(function=function, endpoint=None, attempts=(), is_degraded=True)
     record(provenance)
     message = f"no {function} endpoint may be asked now: {_reasons(unavailable)}"
+    if ending.is_overdue:
+        raise Overdue(message, function=function, reasons=unavailable.reasons)
     if unavailable.status is None or unavailable.status < 400:
         raise Failed(message, function=function, reasons=unavailable.reasons, retry_after_s=unavailable.wait_s)
     error = {"message": message, "type": "llmwire_unavailable", "param": None, "code": "no_endpoint_available"}

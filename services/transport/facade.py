@@ -6,9 +6,11 @@ Knows one request, one attempt, one answer; sends nothing.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpcore2
@@ -18,6 +20,7 @@ from ..errors import NoRoute
 from ..events import AttemptEnded, Listener, tell
 from ..routing.balancer import Randomness
 from ..routing.budget import Budget
+from ..routing.canary import Canaries, may_differ
 from ..routing.endpoint import expires
 from ..routing.failover import AfterSend, CallSpec, Send, Story, Wish, failover
 from ..routing.outcome import Outcome
@@ -33,6 +36,7 @@ from .deadline import Watch
 from .dialect import ONLY_HEADER, Ambient, headers_for, operation_of, url_for
 from .identity import NoToken
 from .nonblocking import AsyncAnswer
+from .references import References
 from .reply import Widths, checked, most_bytes
 from .verdict import of_error, of_status, without_frames
 from .written import Written
@@ -52,6 +56,8 @@ class Traffic:
     Attributes:
         spec: the limits of a call.
         widths: how long the vectors of the pool are.
+        canaries: which endpoints have shown that their vectors are of the pool's space.
+        references: what the canary's vector is there.
         ambient: headers of the environment that are meant for nobody here.
     """
 
@@ -64,19 +70,54 @@ class Traffic:
         randomness: Randomness,
         listener: Listener,
         ambient: Ambient | None = None,
+        has_canary: bool = True,
+        make_lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
     ) -> None:
         self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
         self.listener, self.ambient = listener, ambient or Ambient({})
-        self.widths = Widths()
+        self.widths, self.references = Widths(), References()
+        self.canaries = Canaries(make_lock)
         self.facade = pool.endpoints[0]
+        self._has_canary = has_canary
+        self._version, self._may_differ = -1, False
+
+    def may_differ(self) -> bool:
+        """Whether two endpoints could be of two models, so that each must show that it is not."""
+        version = self.pool.version
+        if self._version != version:
+            self._may_differ = self._has_canary and may_differ(self.pool.endpoints)
+            self._version = version
+        return self._may_differ
+
+    def renew_after_fork(self) -> None:
+        """In a child process."""
+        self.canaries.renew_after_fork()
 
 
 class Sending:
-    """One request on its way to one endpoint."""
+    """One request on its way to one endpoint.
 
-    __slots__ = ("call", "chunk_s", "endpoint", "is_callers_time", "lease", "sent_by", "started_at_s", "token", "watch")
+    Attributes:
+        canary: the kind of request for which it is a canary; None where it is the caller's own.
+    """
 
-    def __init__(self, call: Call, send: Send, *, chunk_s: float | None, is_callers_time: bool) -> None:
+    __slots__ = (
+        "call",
+        "canary",
+        "chunk_s",
+        "endpoint",
+        "is_callers_time",
+        "lease",
+        "sent_by",
+        "started_at_s",
+        "token",
+        "watch",
+    )
+
+    def __init__(
+        self, call: Call, send: Send, *, chunk_s: float | None, is_callers_time: bool, canary: str | None = None
+    ) -> None:
+        self.canary = canary
         self.call, self.lease, self.endpoint = call, send.lease, send.lease.endpoint
         self.sent_by = send.ends_at_s
         self.is_callers_time = is_callers_time
@@ -145,6 +186,8 @@ class Facade:
             is_stateful=call.is_stateful,
             only=self._only(request),
         )
+        if call.kind is Kind.EMBEDDING and wish.only is None and traffic.may_differ():  # whoever names one, means it
+            wish.canary = call.space_kind()
         story = failover(
             traffic.pool,
             wish,
@@ -152,11 +195,14 @@ class Facade:
             budget=traffic.budget,
             clock=time.monotonic,
             randomness=traffic.randomness,
+            canaries=traffic.canaries,
         )
 
         def sending(send: Send) -> Sending:
             network.check(send.lease.endpoint.server)
-            return Sending(call, send, chunk_s=patience_s, is_callers_time=is_callers_time)
+            its = call.canary() if send.is_canary else call
+            canary = wish.canary if send.is_canary else None
+            return Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers_time, canary=canary)
 
         return story, sending
 
@@ -216,6 +262,8 @@ class Facade:
             self._hide_token(sending, received, plain)
             return outcome
         fit, received.vectors = checked(call, plain, self._traffic.widths)
+        if sending.canary is not None and received.vectors is not None:
+            self._traffic.references.check(sending.canary, received.vectors.matrix[0], sending.endpoint.name)
         if fit is not plain:
             received.content, received.headers = fit, without_encoding(headers)
         self._hide_token(sending, received)
@@ -266,6 +314,7 @@ class Facade:
             error=None if outcome.has_served or outcome.status is not None else outcome.label,
             took_s=time.monotonic() - sending.started_at_s,
             blame=None if outcome.blame is None else outcome.blame.value,
+            is_canary=sending.canary is not None,
         )
         tell(self._traffic.listener, event)
 

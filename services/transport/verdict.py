@@ -20,6 +20,7 @@ from ..routing.outcome import Blame, Outcome
 from .call import UNREADABLE, Call
 from .deadline import Phase, Watch
 from .identity import NoToken
+from .references import WrongSpace
 from .reply import WebPage, WrongDimensions
 from .retry_after import retry_after_s
 
@@ -87,8 +88,10 @@ def of_error(error: BaseException, watch: Watch, *, is_callers_time: bool) -> Ou
     label = type(error).__name__
     was_sent = watch.phase >= Phase.SENT
     if isinstance(error, InvalidReply):
-        disable_s = SPACE_S if isinstance(error, WrongDimensions) else None
-        return _failed("InvalidReply", error, disable_s=disable_s, is_wrong_url=isinstance(error, WebPage))
+        is_foreign = isinstance(error, WrongSpace)
+        disable_s = SPACE_S if is_foreign or isinstance(error, WrongDimensions) else None
+        label = "WrongSpace" if is_foreign else "InvalidReply"
+        return _failed(label, error, disable_s=disable_s, is_wrong_url=isinstance(error, WebPage))
     if isinstance(error, NoToken):
         return Outcome(blame=Blame.KEY, label=label, result=error, is_failure=True, was_sent=False)
     if watch.is_queued:
