@@ -8,11 +8,10 @@ import sys
 from importlib import import_module
 
 from rich.console import Console
-from rich.table import Table
 
-from .figures import GOALS, written
+from .figures import GOALS
 from .processes import versions
-from .running import QUICK, Effort, Result, a_table
+from .running import QUICK, Effort, Result, goals_table
 
 NAMES = ("imports", "picks", "calls", "concurrency", "kill")
 
@@ -35,7 +34,7 @@ def main() -> int:
         figures |= result.figures
         failures += result.failures
     console.print()
-    console.print(_goals(figures))
+    console.print(goals_table(GOALS, figures))
     for failure in failures:
         console.print(failure, markup=False)
     return 1 if failures else 0
@@ -65,14 +64,6 @@ def _run(name: str, effort: Effort, console: Console) -> Result:
     with console.status(name) as status:
         result = benchmark.run(effort, status.update)
     return result
-
-
-def _goals(figures: dict[str, float]) -> Table:
-    table = a_table("to reach, in ratios of this run", "figure", "goal", "here", "")
-    for goal in GOALS:
-        verdict = {True: "reached", False: "missed", None: "not measured"}[goal.is_met(figures)]
-        table.add_row(goal.says, goal.limit(), written(figures.get(goal.key), 2), verdict)
-    return table
 
 
 if __name__ == "__main__":

@@ -27,11 +27,15 @@ class Missing(Failed):
 
 
 class Upstreams:
-    """Servers on this machine, in one process."""
+    """Servers on this machine, in one process.
 
-    def __init__(self, *, ports: int, delay_ms: float = 0) -> None:
-        arguments = ["--ports", str(ports), "--delay-ms", str(delay_ms)]
-        self._process = _python("benchmarks.upstream", arguments, stdout=subprocess.PIPE)
+    Args:
+        module: the program that serves, which takes `--ports`.
+    """
+
+    def __init__(self, *, ports: int, delay_ms: float = 0, module: str = "benchmarks.upstream") -> None:
+        delay = ["--delay-ms", str(delay_ms)] if delay_ms else []
+        self._process = _python(module, ["--ports", str(ports), *delay], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.base_urls: list[str] = json.loads(self._process.stdout.readline())
 
@@ -63,12 +67,16 @@ def several_upstreams(count: int, *, delay_ms: float) -> Iterator[list[Upstreams
 
 
 class Worker:
-    """One peer in its own process."""
+    """One peer in its own process.
 
-    def __init__(self, peer: str, base_urls: Sequence[str]) -> None:
+    Args:
+        module: the program that measures it.
+    """
+
+    def __init__(self, peer: str, base_urls: Sequence[str], *, module: str = "benchmarks.worker") -> None:
         self._says = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._process = _python(
-            "benchmarks.worker",
+            module,
             [peer, *base_urls],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

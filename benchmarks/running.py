@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rich.table import Table
+
+from .figures import Goal, written
 
 Say = Callable[[str], None]  #: what is being measured now
 
@@ -44,4 +46,13 @@ def a_table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def goals_table(goals: Iterable[Goal], figures: Mapping[str, float]) -> Table:
+    """Each goal, what the run gave, and whether that is enough."""
+    table = a_table("to reach, in ratios of this run", "figure", "goal", "here", "")
+    for goal in goals:
+        verdict = {True: "reached", False: "missed", None: "not measured"}[goal.is_met(figures)]
+        table.add_row(goal.says, goal.limit(), written(figures.get(goal.key), 2), verdict)
     return table

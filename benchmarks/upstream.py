@@ -25,11 +25,12 @@ DIMENSIONS = 256
 #: one that LiteLLM has a price for: one that it does not know costs it half as much again
 MODEL = "gpt-4o-mini"
 
-_HEAD_END = b"\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 
 
-def _with_head(body: bytes, content_type: str = "application/json") -> bytes:
+def with_head(body: bytes, content_type: str = "application/json") -> bytes:
+    """The whole reply, as it goes over the wire."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -51,7 +52,7 @@ def _chat() -> bytes:
     message = {"role": "assistant", "content": " ".join(_WORDS), "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     reply = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
-    return _with_head(_json({**reply, "usage": _USAGE}))
+    return with_head(_json({**reply, "usage": _USAGE}))
 
 
 def _streamed_chat() -> bytes:
@@ -67,7 +68,7 @@ def _streamed_chat() -> bytes:
 def _embeddings(texts: int = 8) -> bytes:
     vector = base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *([0.0625] * DIMENSIONS))).decode()
     data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(texts)]
-    return _with_head(_json({"object": "list", "data": data, "model": MODEL, "usage": _USAGE}))
+    return with_head(_json({"object": "list", "data": data, "model": MODEL, "usage": _USAGE}))
 
 
 CHAT, STREAMED_CHAT, EMBEDDINGS = _chat(), _streamed_chat(), _embeddings()
@@ -87,8 +88,8 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._unread = unread = self._unread + data if self._unread else data
-        while (head_end := unread.find(_HEAD_END)) >= 0:
-            end = head_end + len(_HEAD_END) + _length(unread[:head_end])
+        while (head_end := unread.find(HEAD_END)) >= 0:
+            end = head_end + len(HEAD_END) + length_of(unread[:head_end])
             if len(unread) < end:
                 return
             self._answer(unread[:end])
@@ -96,7 +97,7 @@ class Upstream(asyncio.Protocol):
 
     def _answer(self, request: bytes) -> None:
         if request.startswith(b"GET /attempts"):
-            self._transport.write(_with_head(_json(Upstream.attempts)))
+            self._transport.write(with_head(_json(Upstream.attempts)))
             return
         Upstream.attempts += 1
         reply = _reply_to(request)
@@ -110,7 +111,8 @@ class Upstream(asyncio.Protocol):
             self._transport.write(reply)
 
 
-def _length(head: bytes) -> int:
+def length_of(head: bytes) -> int:
+    """Bytes of the body that follows; 0 where the head does not say."""
     lowered = head.lower()
     at = lowered.find(_LENGTH)
     return 0 if at < 0 else int(lowered[at + len(_LENGTH) :].partition(b"\r\n")[0])
@@ -136,11 +138,17 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-async def _serve(ports: int, delay_s: float, *, parent: int) -> None:
+def serve(protocol: Callable[[], asyncio.Protocol], *, ports: int) -> None:
+    """Print the base URLs as JSON, and serve until stopped or the parent is gone; on uvloop where it is installed."""
+    parent = os.getppid()
+    more_files()
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(_serve(protocol, ports, parent=parent))
+
+
+async def _serve(protocol: Callable[[], asyncio.Protocol], ports: int, *, parent: int) -> None:
     loop = asyncio.get_running_loop()
-    servers = [
-        await loop.create_server(lambda: Upstream(delay_s), "127.0.0.1", 0, backlog=BACKLOG) for _ in range(ports)
-    ]
+    servers = [await loop.create_server(protocol, "127.0.0.1", 0, backlog=BACKLOG) for _ in range(ports)]
     print(json.dumps([f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1" for server in servers]), flush=True)
     while os.getppid() == parent:  # nobody would stop a server whose benchmark was killed
         await asyncio.sleep(1)
@@ -149,15 +157,12 @@ async def _serve(ports: int, delay_s: float, *, parent: int) -> None:
 
 
 def main() -> None:
-    """Serve until stopped, on uvloop where it is installed."""
-    parent = os.getppid()
+    """Serve as the arguments say."""
     parser = argparse.ArgumentParser(prog="benchmarks.upstream")
     parser.add_argument("--ports", type=int, default=1)
     parser.add_argument("--delay-ms", type=float, default=0)
     arguments = parser.parse_args()
-    more_files()
-    with asyncio.Runner(loop_factory=_fastest_loop()) as runner, contextlib.suppress(KeyboardInterrupt):
-        runner.run(_serve(arguments.ports, arguments.delay_ms / 1000, parent=parent))
+    serve(lambda: Upstream(arguments.delay_ms / 1000), ports=arguments.ports)
 
 
 if __name__ == "__main__":

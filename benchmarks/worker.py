@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .peers import PEERS, AsyncCall, Call
@@ -125,17 +125,35 @@ def _per_call(cpu_s: float, wall_s: float, calls: int) -> dict[str, float]:
     return {"cpu_us": cpu_s / calls * 1e6, "wall_us": wall_s / calls * 1e6}
 
 
-def _told_on(descriptor: int) -> Answer:
-    answers = os.fdopen(descriptor, "w")
-    return lambda value: print(json.dumps(value), file=answers, flush=True)
+def serve(does: Mapping[str, Callable[..., dict[str, Any]]], answer: Answer, *, needs: str | None) -> None:
+    """Answer line after line, until stdin ends; then end the process.
+
+    Args:
+        needs: the module without which the peer counts as not installed.
+    """
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer(does[request.pop("do")](**request))
+        except ModuleNotFoundError as error:
+            if error.name != needs:
+                raise
+            answer({"missing": error.name})
+    os._exit(0)  # all is told; some peers leave threads and sessions that would be waited for
+
+
+def answers() -> Answer:
+    """How this process answers. What peers print from here on goes to stderr, as stdout is for our answers."""
+    stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    return lambda value: print(json.dumps(value), file=stdout, flush=True)
 
 
 def main() -> None:
-    """Answer line after line, until stdin ends."""
+    """Measure the peer that the arguments name."""
     peer, *base_urls = sys.argv[1:]
-    answer = _told_on(os.dup(1))
-    os.dup2(2, 1)  # some peers print, and stdout is for our answers
-    warnings.simplefilter("ignore")
+    answer = answers()
     more_files()
     with asyncio.Runner() as runner:
         worker = _Worker(peer, base_urls, runner, answer)
@@ -144,15 +162,7 @@ def main() -> None:
             "async": worker.asynchronous,
             "concurrent": worker.concurrent,
         }
-        for line in sys.stdin:
-            request = json.loads(line)
-            try:
-                answer(does[request.pop("do")](**request))
-            except ModuleNotFoundError as error:
-                if error.name != PEERS[peer].needs:
-                    raise
-                answer({"missing": error.name})
-        os._exit(0)  # all is told; some peers leave threads and sessions that would be waited for
+        serve(does, answer, needs=PEERS[peer].needs)
 
 
 if __name__ == "__main__":

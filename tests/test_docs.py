@@ -29,7 +29,9 @@ def test_the_table_of_settings_names_every_variable(setting):
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_the_table_of_settings_names_every_default(setting):
     defaults = set((setting.default or {}).values()) - {False}
-    written = {f"{value:g}" if isinstance(value, float) else f"`{value}`" for value in defaults}
+    written = {
+        "true" if value is True else f"{value:g}" if isinstance(value, float) else f"`{value}`" for value in defaults
+    }
 
     assert [text for text in written if text not in README] == []
 

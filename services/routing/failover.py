@@ -127,13 +127,12 @@ def failover(
                 return call.ending(unavailable=lease.unavailable, is_overdue=True)
             yield Rest(POLL_S)
             continue
-        started_at_s = clock()
         outcome = CANCELLED
         try:
-            outcome = yield from _attempt(call, lease, wish.ends_at_s)
+            outcome = yield from _attempt(call, lease, clock)
         finally:
             # Here, and not after: a story that is closed while its attempt is under way has no after.
-            took_s = clock() - started_at_s
+            took_s = clock() - call.sent_at_s
             outcome = call.weighed(outcome)
             if not outcome.is_open:
                 lease.settle(outcome, took_s)
@@ -149,8 +148,9 @@ def failover(
             yield Rest(rest_s)
 
 
-def _attempt(call: _Call, lease: Lease, ends_at_s: float) -> Generator[Send, Outcome | None, Outcome]:
+def _attempt(call: _Call, lease: Lease, clock: Callable[[], float]) -> Generator[Send, Outcome | None, Outcome]:
     """Have the endpoint answer; before its first answer it shows that its vectors are of the pool's space."""
+    call.sent_at_s, ends_at_s = clock(), call.ends_at_s
     if call.must_show:
         outcome = CANCELLED
         try:
@@ -159,6 +159,7 @@ def _attempt(call: _Call, lease: Lease, ends_at_s: float) -> Generator[Send, Out
             call.has_shown(lease, outcome)
         if not outcome.has_served:
             return outcome
+        call.sent_at_s = clock()  # the canary's time says nothing of how fast it is: it is the first of all, and short
     return (yield Send(lease, ends_at_s)) or CANCELLED
 
 
@@ -179,6 +180,7 @@ class _Call:
 
     Attributes:
         must_show: the endpoint that was leased must first answer a canary.
+        sent_at_s: when the attempt under way began.
     """
 
     __slots__ = (
@@ -196,13 +198,15 @@ class _Call:
         "_tried",
         "_waited_s",
         "_wish",
+        "ends_at_s",
         "must_show",
+        "sent_at_s",
     )
 
     def __init__(self, pool: Pool, wish: Wish, spec: CallSpec, budget: Budget, canaries: Canaries | None) -> None:
         self._pool, self._wish, self._spec, self._budget = pool, wish, spec, budget
         self._canaries = canaries
-        self.must_show = False
+        self.must_show, self.sent_at_s, self.ends_at_s = False, 0.0, wish.ends_at_s
         self._tried: set[str] = set()
         self._attempts: list[Attempt] = []
         self._lease: Lease | None = None

@@ -30,6 +30,8 @@ WrongVectors = Literal[
     "duplicate_index",
     "shuffled_index",
     "broken_base64",
+    "ragged_base64",
+    "other_form",
 ]
 
 Json = dict[str, Any]
@@ -103,12 +105,26 @@ class Vectors:
 
 
 def _renumbered(vector: str | list[float], change: Callable[[list[float]], list[float]]) -> str | list[float]:
+    return to_base64(change(_numbers(vector))) if isinstance(vector, str) else change(vector)
+
+
+def _numbers(vector: str | list[float]) -> list[float]:
     if not isinstance(vector, str):
-        return change(vector)
+        return vector
     numbers = array("f", base64.b64decode(vector))
     if sys.byteorder == "big":
         numbers.byteswap()
-    return to_base64(change(list(numbers)))
+    return list(numbers)
+
+
+def _ragged(vector: str | list[float]) -> str:
+    """As base64 without its last byte: good base64, of bytes that are no whole number of float32."""
+    return base64.b64encode(base64.b64decode(to_base64(_numbers(vector)))[:-1]).decode("ascii")
+
+
+def _with_embeddings(change: Callable[[str | list[float]], str | list[float]]) -> Vectors:
+    """Changes what each vector is written as."""
+    return Vectors(items=lambda items: [{**item, "embedding": change(item["embedding"])} for item in items])
 
 
 #: what can be wrong with vectors, by its name in the vocabulary
@@ -122,7 +138,9 @@ VECTORS: Mapping[str, Vectors] = {
     "duplicate_index": Vectors(items=lambda items: [{**item, "index": 0} for item in items]),
     "shuffled_index": Vectors(items=lambda items: items[::-1]),
     # Its length fits no bytes, and its bytes would fit no number.
-    "broken_base64": Vectors(items=lambda items: [{**item, "embedding": "AAAAAAA"} for item in items]),
+    "broken_base64": _with_embeddings(lambda _: "AAAAAAA"),
+    "ragged_base64": _with_embeddings(_ragged),
+    "other_form": _with_embeddings(lambda vector: _numbers(vector) if isinstance(vector, str) else to_base64(vector)),
 }
 
 

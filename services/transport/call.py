@@ -54,6 +54,7 @@ class _Body(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     dimensions: Any = None
+    encoding_format: Any = None
     store: Any = None
     background: Any = None
     previous_response_id: Any = None
@@ -78,6 +79,7 @@ class Call:
         choices: how many are wanted: of a legacy completion, for all of its prompts.
         inputs: how many texts are to be embedded.
         dimensions: that embeddings are asked for, or None.
+        wants_numbers: of embeddings: as lists, and not packed.
         is_stateful: one server keeps, or has, what the request is about.
     """
 
@@ -95,6 +97,7 @@ class Call:
         "operation",
         "request",
         "stream",
+        "wants_numbers",
     )
 
     def __init__(self, request: httpx2.Request, operation: str) -> None:
@@ -110,6 +113,7 @@ class Call:
         if self.kind is Kind.COMPLETION:
             self.choices *= _count(body.prompt)
         self.inputs = _count(body.input) if self.kind is Kind.EMBEDDING else 0
+        self.wants_numbers = body.encoding_format == "float"
         self.dimensions: int | None = body.dimensions if isinstance(body.dimensions, int) else None
         self.is_stateful = _is_stateful(self.kind, self.method, operation, body)
 

@@ -192,6 +192,8 @@ def _checked_vectors(call: Call, content: bytes, reply: _Embeddings, widths: Wid
         kind = WrongDimensions if error.wanted == expected != call.dimensions else InvalidReply
         raise kind(str(error)) from None
     widths.learn(call, vectors.matrix.shape[1])
+    if call.wants_numbers and any(_is_packed(row.embedding) for row in reply.data):
+        content = _as_numbers(content, reply.data, vectors.matrix)
     return _in_order(content, [row.index for row in reply.data]), vectors
 
 
@@ -232,15 +234,19 @@ def _numbers(raw: msgspec.Raw) -> Matrix | list[float]:
     """One vector, from base64 of float32 or from a list. Raises InvalidReply where it is neither, or empty."""
     import numpy as np
 
-    is_base64 = bytes(memoryview(raw)[:1]) == b'"'
+    is_packed = _is_packed(raw)
     try:
-        numbers: Matrix | list[float] = np.frombuffer(_base64(raw), dtype="<f4") if is_base64 else _floats(raw)
+        numbers: Matrix | list[float] = np.frombuffer(_base64(raw), dtype="<f4") if is_packed else _floats(raw)
     except (*UNREADABLE, ValueError) as error:
-        what = "no base64 of float32" if is_base64 else "no list of finite numbers"
+        what = "no base64 of float32" if is_packed else "no list of finite numbers"
         raise InvalidReply(f"a vector is {what}") from error
     if not len(numbers):
         raise InvalidReply("a vector is empty")
     return numbers
+
+
+def _is_packed(raw: msgspec.Raw) -> bool:
+    return bytes(memoryview(raw)[:1]) == b'"'
 
 
 def _tokens(usage: Any) -> int:
@@ -256,6 +262,16 @@ def _places(indexes: list[int | None]) -> list[int]:
     if sorted(known) != list(range(len(indexes))):
         raise InvalidReply("its vectors are not numbered as the inputs")
     return known
+
+
+def _as_numbers(content: bytes, rows: list[_Row], matrix: Matrix) -> bytes:
+    """The body with its vectors as lists: who asked for these would take a packed one for text."""
+    fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    written = msgspec.json.decode(fields["data"], type=list[dict[str, msgspec.Raw]])
+    for row, place in zip(written, _places([row.index for row in rows]), strict=True):
+        row["embedding"] = msgspec.Raw(msgspec.json.encode(matrix[place].tolist()))
+    fields["data"] = msgspec.Raw(msgspec.json.encode(written))
+    return msgspec.json.encode(fields)
 
 
 def _in_order(content: bytes, indexes: list[int | None]) -> bytes:

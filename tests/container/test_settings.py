@@ -69,6 +69,9 @@ PLACES = {
     "tags": "config.f.tags  env.F_TAGS",
     "price": "config.f.price  env.F_PRICE",
     "space": "config.f.space  env.F_SPACE",
+    "revision": "config.f.revision  env.F_REVISION",
+    "canary": "config.f.canary  env.F_CANARY",
+    "hedge": "config.f.hedge  env.F_HEDGE",
     "connect_timeout_s": "config.f.connect_timeout_s  env.F_CONNECT_TIMEOUT_S",
     "first_byte_timeout_s": "config.f.first_byte_timeout_s  env.F_FIRST_BYTE_TIMEOUT_S",
     "chunk_timeout_s": "config.f.chunk_timeout_s  env.F_CHUNK_TIMEOUT_S",
@@ -97,6 +100,7 @@ PLACES_AT_ENDPOINT = {
     "tags": "config.f.endpoints.e.tags  env.F_E_TAGS",
     "price": "config.f.endpoints.e.price  env.F_E_PRICE",
     "space": "config.f.endpoints.e.space  env.F_E_SPACE",
+    "revision": "config.f.endpoints.e.revision  env.F_E_REVISION",
     "connect_timeout_s": "config.f.endpoints.e.connect_timeout_s  env.F_E_CONNECT_TIMEOUT_S",
     "first_byte_timeout_s": "config.f.endpoints.e.first_byte_timeout_s  env.F_E_FIRST_BYTE_TIMEOUT_S",
     "chunk_timeout_s": "config.f.endpoints.e.chunk_timeout_s  env.F_E_CHUNK_TIMEOUT_S",
@@ -114,11 +118,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "failover_after_send": dict.fromkeys(FUNCTIONS, AfterSend.BUDGETED),
     "weight": dict.fromkeys(FUNCTIONS, 1.0),
     "tier": dict.fromkeys(FUNCTIONS, 0),
+    "canary": dict.fromkeys(FUNCTIONS, True),
+    "hedge": dict.fromkeys(FUNCTIONS, 0.0),
     "connect_timeout_s": dict.fromkeys(FUNCTIONS, 2.0),
     "chunk_timeout_s": dict.fromkeys(FUNCTIONS, 30.0),
 }
 
-OF_EMBEDDINGS = ("dimensions", "space")
+OF_EMBEDDINGS = ("canary", "dimensions", "hedge", "revision", "space")
 
 SETTINGS = [
     (function, setting)
@@ -158,6 +164,8 @@ def written(setting: str, number: int) -> tuple[Any, Any]:
             return str(number + 1), number + 1.0
         case "dimensions" | "max_attempts" | "tier":
             return str(number + 1), number + 1
+        case "hedge":
+            return f"0.0{number + 1}", (number + 1) / 100
         case "endpoints" | "tags":
             return f"name-{number}", (f"name-{number}",)
         case "price":
@@ -168,7 +176,7 @@ def written(setting: str, number: int) -> tuple[Any, Any]:
             return list(AfterSend)[number].value, list(AfterSend)[number]
         case "dialect":
             return ("azure", Dialect.AZURE) if number % 2 else ("openai", Dialect.OPENAI)
-        case "azure_keyless":
+        case "azure_keyless" | "canary":
             return ("yes", True) if number % 2 else ("no", False)
         case "api_path":
             return f"/v{number}", f"/v{number}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 
 import pytest
 
 from llmwire.services.testing import faults
 from llmwire.services.testing.faults import parse
+from llmwire.services.testing.vectors import to_base64
+from llmwire.services.testing.wrong import VECTORS
 
 
 def early(fault: faults.Fault, *paths: str) -> list[bool]:
@@ -34,6 +37,8 @@ def early(fault: faults.Fault, *paths: str) -> list[bool]:
         ("cut_stream:after_events=0,how=clean", faults.cut_stream(after_events=0, how="clean")),
         ("redirect:http://127.0.0.1:1/v1", faults.redirect("http://127.0.0.1:1/v1")),
         ("vectors:nan", faults.vectors("nan")),
+        ("vectors:ragged_base64", faults.vectors("ragged_base64")),
+        ("vectors:other_form", faults.vectors("other_form")),
         ("times:2:429", faults.times(2, faults.status(429))),
         ("times:2:429", faults.times(2, "429")),
         ("share:0.3,seed=7:(slow:1+503)", faults.share(0.3, faults.slow(1) + faults.status(503), seed=7)),
@@ -108,3 +113,24 @@ def test_a_flapping_server_is_up_then_down_then_up(monkeypatch):
         met = early(faults.flapping(5, 2), *"abcde")
 
     assert met == [False, False, True, True, False]
+
+
+WRITTEN = [[0.5, -0.25], to_base64([0.5, -0.25])]  #: one vector in either form
+
+
+def rewritten(what, vector):
+    """The vector as a reply with a fault has it."""
+    [item] = VECTORS[what]({"data": [{"index": 0, "embedding": vector}]})["data"]
+    return item["embedding"]
+
+
+@pytest.mark.parametrize("vector", WRITTEN, ids=["float", "base64"])
+def test_ragged_base64_is_good_base64_of_no_whole_number_of_floats(vector):
+    content = b64decode(rewritten("ragged_base64", vector), validate=True)
+
+    assert content == b64decode(WRITTEN[1])[:-1]
+    assert len(content) % 4 == 3
+
+
+def test_the_other_form_has_the_same_numbers():
+    assert [rewritten("other_form", vector) for vector in WRITTEN] == WRITTEN[::-1]

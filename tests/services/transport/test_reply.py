@@ -340,6 +340,14 @@ def test_a_packed_vector_that_cannot_be_unpacked_is_refused(text):
         checked(embeddings(), vectors(text))
 
 
+def test_packed_vectors_are_unpacked_for_a_caller_who_asked_for_numbers():
+    content = vectors(packed(0.5, 0.25), [1, 2], indices=[1, 0])
+
+    fit, _ = checked(embeddings(2, encoding_format="float"), content)
+
+    assert rows_of(fit) == [[1, 2], [0.5, 0.25]]
+
+
 def test_numbers_are_taken_although_a_packed_form_was_asked_for():
     content = vectors([0.5, 1.0], [1, 2])
 
