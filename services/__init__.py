@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .bulk.batches import BatchSpec
+    from .bulk.cache import VectorCache
+    from .bulk.plan import BulkSpec
+    from .bulk.rate import RateLimit
+    from .bulk.results import Block, Refused, Summary
     from .completion import AsyncCompletionService, CompletionService
     from .embedding import AsyncEmbeddingService, EmbeddingService
     from .events import (
@@ -31,7 +35,9 @@ __all__ = [
     "Attempt",
     "AttemptEnded",
     "BatchSpec",
+    "Block",
     "BreakerChanged",
+    "BulkSpec",
     "CompletionService",
     "ConfigWarned",
     "EmbeddingService",
@@ -41,7 +47,11 @@ __all__ = [
     "Event",
     "Listener",
     "Provenance",
+    "RateLimit",
+    "Refused",
     "StreamEnded",
+    "Summary",
+    "VectorCache",
     "inject",
     "recorded",
 ]
@@ -52,7 +62,9 @@ _HOMES = {
     "Attempt": "provenance",
     "AttemptEnded": "events",
     "BatchSpec": "bulk.batches",
+    "Block": "bulk.results",
     "BreakerChanged": "events",
+    "BulkSpec": "bulk.plan",
     "CompletionService": "completion",
     "ConfigWarned": "events",
     "EmbeddingService": "embedding",
@@ -62,7 +74,11 @@ _HOMES = {
     "Event": "events",
     "Listener": "events",
     "Provenance": "provenance",
+    "RateLimit": "bulk.rate",
+    "Refused": "bulk.results",
     "StreamEnded": "events",
+    "Summary": "bulk.results",
+    "VectorCache": "bulk.cache",
     "inject": "wiring",
     "recorded": "provenance",
 }

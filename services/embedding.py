@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from .bulk.batches import BatchSpec, batched
+from .bulk.plan import BulkSpec
 from .bulk.results import Answer
+from .bulk.run import AsyncRun, Cache, Limit, Run
 from .errors import ConfigError, InvalidInput, InvalidReply, SpaceMismatch, as_they_are
 from .space import CANARY, Space
 
@@ -134,6 +136,28 @@ class EmbeddingService(_Embedding):
             rows.put(start, self._asked(batch).vectors)
         return rows.matrix()
 
+    def embed_many(
+        self,
+        texts: Iterable[str],
+        *,
+        bulk: BulkSpec | None = None,
+        cache: Cache | None = None,
+        limit: Limit | None = None,
+    ) -> Run:
+        """Blocks of vectors in the order of the texts, which may be more than memory holds: they are taken as needed.
+
+        Requests go out in parallel, spread over the pool, fewer where servers are busy. A text that repeats is embedded
+        once. One that no server takes is left out of its batch, and reported in its block; the others arrive.
+
+        Args:
+            bulk: how much at once, and how long to hope; None takes the service's batches.
+            cache: a `VectorCache`: what it holds is not sent, what arrives is kept at once. So a run that was stopped
+                goes on where it was.
+            limit: a `RateLimit`, for a rate that several processes share.
+        """
+        spec = bulk or BulkSpec(batches=self._batches)
+        return Run(texts, self._asked, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+
     def embed_one(self, text: str) -> Matrix:
         """The vector of one text: float32, (dimensions,). Raises as `embed`."""
         vector: Matrix = self.embed([text])[0]
@@ -181,6 +205,18 @@ class AsyncEmbeddingService(_Embedding):
         for start, batch in batched(texts, self._batches):
             rows.put(start, (await self._asked(batch)).vectors)
         return rows.matrix()
+
+    def embed_many(
+        self,
+        texts: Iterable[str],
+        *,
+        bulk: BulkSpec | None = None,
+        cache: Cache | None = None,
+        limit: Limit | None = None,
+    ) -> AsyncRun:
+        """As `EmbeddingService.embed_many`, for `async for`."""
+        spec = bulk or BulkSpec(batches=self._batches)
+        return AsyncRun(texts, self._asked, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
 
     async def embed_one(self, text: str) -> Matrix:
         """As `EmbeddingService.embed_one`."""

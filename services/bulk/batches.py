@@ -35,6 +35,10 @@ class BatchSpec:
         """Tokens that the text has at most, in practice: digits and rare scripts have 2 to 3 bytes a token."""
         return self.count_tokens(text) if self.count_tokens else -(-len(text.encode()) // 2)
 
+    def fits(self, inputs: int, tokens: int) -> bool:
+        """Whether one request may carry so many. A single text always may: whether it can is the server's to say."""
+        return inputs == 1 or (inputs <= self.max_inputs and tokens <= self.max_request_tokens)
+
 
 def batched(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[str]]]:
     """The requests: the position of the first text, and the texts. All texts are checked before the first is given.
@@ -43,7 +47,7 @@ def batched(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[s
         InvalidInput: a text cannot be sent.
     """
     for position, text in enumerate(texts):
-        _check(text, position, spec)
+        check(text, position, spec)
     return _grouped(texts, spec)
 
 
@@ -51,7 +55,7 @@ def _grouped(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[
     start, batch, tokens = 0, list[str](), 0
     for position, text in enumerate(texts):
         of_text = spec.most(text)
-        if batch and (len(batch) == spec.max_inputs or tokens + of_text > spec.max_request_tokens):
+        if not spec.fits(len(batch) + 1, tokens + of_text):
             yield start, batch
             start, batch, tokens = position, [], 0
         batch.append(text)
@@ -60,7 +64,8 @@ def _grouped(texts: Sequence[str], spec: BatchSpec) -> Iterator[tuple[int, list[
         yield start, batch
 
 
-def _check(text: object, position: int, spec: BatchSpec) -> None:
+def check(text: object, position: int, spec: BatchSpec) -> None:
+    """Raise InvalidInput where no server can take the text. `position` is its index among the inputs."""
     if not isinstance(text, str):
         raise InvalidInput(f"input {position} is no text, but {type(text).__name__}", position=position)
     try:

@@ -5,6 +5,7 @@ Pure: knows the shapes of the API; knows nothing of endpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,6 +68,17 @@ class _Row(msgspec.Struct):
 
 class _Embeddings(msgspec.Struct):
     data: list[_Row]
+    error: Any = None
+    usage: Any = None
+
+
+class _PackedRow(msgspec.Struct):
+    embedding: bytes  # decoded with the rest, in one pass
+    index: int | None = None
+
+
+class _PackedEmbeddings(msgspec.Struct):
+    data: list[_PackedRow]
     error: Any = None
     usage: Any = None
 
@@ -138,7 +150,7 @@ def checked(call: Call, content: bytes, widths: Widths | None = None) -> tuple[b
     decoder = _DECODERS.get(call.kind)
     if decoder is None:
         return content, None
-    reply = _decoded(decoder, call.kind, content)
+    reply: Any = _embeddings(content) if call.kind is Kind.EMBEDDING else _decoded(decoder, call.kind, content)
     if call.kind is Kind.JSON:
         return content, None
     if reply.error is not None and not (call.kind is Kind.RESPONSE and is_callers_failure(reply.error)):
@@ -154,7 +166,7 @@ def checked(call: Call, content: bytes, widths: Widths | None = None) -> tuple[b
 
 def vectors_in(content: bytes, *, inputs: int) -> Vectors:
     """The vectors of an answer that nobody has looked at yet. Raises InvalidReply where they do not fit the inputs."""
-    reply = _decoded(_DECODERS[Kind.EMBEDDING], Kind.EMBEDDING, content)
+    reply = _embeddings(content)
     if reply.error is not None:
         raise InvalidReply("its answer is an error with the status of a success")
     return _vectors(reply, inputs)
@@ -174,6 +186,18 @@ def _decoded(decoder: msgspec.json.Decoder[Any], kind: Kind, content: bytes) -> 
         raise _refused(kind, content, error) from None if isinstance(error, UnicodeDecodeError) else error
 
 
+_decode_packed = msgspec.json.Decoder(_PackedEmbeddings).decode
+
+
+def _embeddings(content: bytes) -> _Embeddings | _PackedEmbeddings:
+    """An answer with vectors: mostly packed ones. Raises InvalidReply where it is none."""
+    try:
+        return _decode_packed(content)
+    except UNREADABLE:  # not all of them are, or it is no answer
+        reply: _Embeddings = _decoded(_DECODERS[Kind.EMBEDDING], Kind.EMBEDDING, content)
+        return reply
+
+
 def _refused(kind: Kind, content: bytes, error: Exception) -> InvalidReply:
     """What is wrong with it, in words that hold nothing of what the server wrote."""
     if content.lstrip()[:1] == b"<":
@@ -183,7 +207,9 @@ def _refused(kind: Kind, content: bytes, error: Exception) -> InvalidReply:
     return InvalidReply(f"its answer is no JSON, and {_WHAT[kind]}")
 
 
-def _checked_vectors(call: Call, content: bytes, reply: _Embeddings, widths: Widths) -> tuple[bytes, Vectors]:
+def _checked_vectors(
+    call: Call, content: bytes, reply: _Embeddings | _PackedEmbeddings, widths: Widths
+) -> tuple[bytes, Vectors]:
     expected = widths.expected(call)
     try:
         vectors = _vectors(reply, call.inputs, expected)
@@ -203,11 +229,11 @@ class _Width(InvalidReply):
         super().__init__(f"a vector has {its} dimensions where {wanted} were expected")
 
 
-def _vectors(reply: _Embeddings, inputs: int, width: int | None = None) -> Vectors:
+def _vectors(reply: _Embeddings | _PackedEmbeddings, inputs: int, width: int | None = None) -> Vectors:
     """All vectors as one matrix, each decoded once, to its place. Raises InvalidReply, or _Width of that."""
     import numpy as np
 
-    rows = reply.data
+    rows: Sequence[_Row | _PackedRow] = reply.data
     if not rows or len(rows) != inputs:
         raise InvalidReply(f"it gave {len(rows)} vectors for {inputs} inputs")
     places = _places([row.index for row in rows])
@@ -230,13 +256,14 @@ _base64 = msgspec.json.Decoder(bytes).decode
 _floats = msgspec.json.Decoder(list[float]).decode  #: of one vector at a time, so that no batch of them is ever a list
 
 
-def _numbers(raw: msgspec.Raw) -> Matrix | list[float]:
+def _numbers(raw: msgspec.Raw | bytes) -> Matrix | list[float]:
     """One vector, from base64 of float32 or from a list. Raises InvalidReply where it is neither, or empty."""
     import numpy as np
 
     is_packed = _is_packed(raw)
     try:
-        numbers: Matrix | list[float] = np.frombuffer(_base64(raw), dtype="<f4") if is_packed else _floats(raw)
+        packed = raw if isinstance(raw, bytes) else _base64(raw) if is_packed else None
+        numbers: Matrix | list[float] = _floats(raw) if packed is None else np.frombuffer(packed, dtype="<f4")
     except (*UNREADABLE, ValueError) as error:
         what = "no base64 of float32" if is_packed else "no list of finite numbers"
         raise InvalidReply(f"a vector is {what}") from error
@@ -245,8 +272,8 @@ def _numbers(raw: msgspec.Raw) -> Matrix | list[float]:
     return numbers
 
 
-def _is_packed(raw: msgspec.Raw) -> bool:
-    return bytes(memoryview(raw)[:1]) == b'"'
+def _is_packed(raw: msgspec.Raw | bytes) -> bool:
+    return isinstance(raw, bytes) or bytes(memoryview(raw)[:1]) == b'"'
 
 
 def _tokens(usage: Any) -> int:
@@ -264,7 +291,7 @@ def _places(indexes: list[int | None]) -> list[int]:
     return known
 
 
-def _as_numbers(content: bytes, rows: list[_Row], matrix: Matrix) -> bytes:
+def _as_numbers(content: bytes, rows: Sequence[_Row | _PackedRow], matrix: Matrix) -> bytes:
     """The body with its vectors as lists: who asked for these would take a packed one for text."""
     fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     written = msgspec.json.decode(fields["data"], type=list[dict[str, msgspec.Raw]])

@@ -124,6 +124,22 @@ def test_the_manifest_of_a_npy_has_the_space_the_shape_and_the_facts_of_the_run(
     assert names(tmp_path) == ["vectors.manifest.json", "vectors.npy"]
 
 
+def test_facts_that_no_manifest_can_hold_are_found_before_the_npy_has_its_name(tmp_path):
+    with opened(tmp_path / "vectors.npy") as out, pytest.raises(TypeError):
+        out.finish({"input": tmp_path})
+
+    assert names(tmp_path) == []
+
+
+def test_an_old_manifest_is_not_beside_new_vectors(tmp_path, monkeypatch):
+    path = written(tmp_path / "vectors.npy", [block(1)])
+    monkeypatch.setattr(module, "_write_whole", lambda path, content: None)  # killed before it
+
+    written(path, [block(2)])
+
+    assert names(tmp_path) == ["vectors.npy"]
+
+
 def test_a_row_of_parquet_has_position_id_text_vector_and_error(tmp_path):
     path = written(tmp_path / "vectors.parquet", [block(1), block(2, start=1, refused=[2])], has_ids=True)
 

@@ -387,6 +387,15 @@ def test_a_server_that_asks_for_more_time_than_there_is_patience_is_asked_once_m
     assert game.fill() == [["a"]]
 
 
+def test_texts_that_wait_for_company_go_alone_where_nothing_else_is_under_way():
+    game = Game("abcd", parallel=2, inputs=2, window=3)
+    assert game.fill() == [["a", "b"]]
+
+    game.fail(Kind.DOWN)
+
+    assert game.fill() == [["c"]]
+
+
 def test_fatal_trouble_is_raised_as_it_is():
     game = Game("a")
     game.fill()

@@ -337,6 +337,12 @@ def test_a_valkey_url_is_spoken_to_as_redis_is(redis):
     assert went(RateLimit(50, store=redis.url, name="embedding")) == 0
 
 
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_a_socket_that_is_called_valkey_is_the_one_that_is_opened(scheme):
+    with pytest.raises(ConfigError, match="^store: /nowhere/valkey.sock cannot be used: .* to /nowhere/valkey.sock"):
+        RateLimit(50, store=f"{scheme}+unix:///nowhere/valkey.sock", name="embedding")
+
+
 def test_a_request_larger_than_a_whole_minute_is_refused_and_does_not_wait_for_ever(clock):
     limit = RateLimit(tokens_per_minute=1000, name="embedding")
 
