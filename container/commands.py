@@ -23,6 +23,7 @@ from llmwire.services.routing.member import Health
 from llmwire.services.routing.pool import EndpointState
 
 from .application import LLMContainer
+from .embed import embed_command
 from .explain import FunctionExplanation, Row, title
 from .settings import FUNCTIONS
 
@@ -42,6 +43,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command("embed")(embed_command)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file with settings.")]
 EnvFile = Annotated[

@@ -344,6 +344,15 @@ def test_such_texts_are_found_where_the_window_stands_still_at_them():
     assert sorted(game.refused) == [0, 41]
 
 
+def test_an_outage_of_all_servers_refuses_no_text():
+    game, number = Game(map(str, range(64)), inputs=8, parallel=4), itertools.count()
+
+    game.play(lambda texts: Kind.DOWN if 3 <= next(number) < 60 else None)
+
+    assert game.refused == {}
+    assert game.plan.summary.embedded == 64
+
+
 def test_a_single_text_that_fails_while_nothing_is_served_is_never_refused():
     game = Game("a", patience_s=1000)
 
