@@ -17,7 +17,7 @@ from ..routing.backoff import BackoffSpec
 from ..routing.balancer import Randomness
 from .batches import BatchSpec, check
 from .pace import Pace
-from .request import Request, Text
+from .request import Request, Seen, Text
 from .results import Answer, Block, Refused, Summary, key_of
 from .trouble import Kind, Trouble
 
@@ -76,6 +76,7 @@ class Plan:
         self._numbers = itertools.count()
         self._rest_until_s = float("-inf")  #: no server, or the limit, takes anything before
         self._answers = self._refusals = 0
+        self._first_served = self._first_failed = 0  #: requests by what their first try met
         self._trouble_since_s: float | None = None
         self._is_exhausted = self._was_idle = False
 
@@ -172,6 +173,7 @@ class Plan:
         self.pace.served()
         self.summary.count(answer)
         self._answers += 1
+        self._first_served += not request.failures
         self._trouble_since_s = None
         request.settle(answer.vectors)
 
@@ -313,7 +315,7 @@ class Plan:
     def _bisect(self, request: Request) -> None:
         """Halves go first: who waits for the first missing position waits for them."""
         for half in reversed(request.halves()):
-            half.seen = self._answers  # what its other half is served speaks against it, and no older answer
+            half.seen = self._so_far  # what its other half is served speaks against it, and no older answer
             self._ready.appendleft(half)
 
     def _busy(self, request: Request, trouble: Trouble, now_s: float) -> None:
@@ -327,10 +329,13 @@ class Plan:
             self._rest(request, now_s + BACKOFF.wait_s(request.busy, self._randomness))
 
     def _down(self, request: Request, trouble: Trouble, now_s: float) -> None:
-        if request.seen is None:
-            request.seen = self._answers
+        if not request.failures:
+            self._first_failed += 1
+            of_halves = request.seen
+            request.seen = self._so_far if of_halves is None else of_halves.but_for_its_own()
         request.failures += 1
-        are_others_served = self._answers > request.seen
+        assert request.seen is not None  # noqa: S101  # for the type checker: set with the first failure
+        are_others_served = self._are_served_since(request.seen)
         if request.failures >= SUSPECT and len(request) > 1 and (are_others_served or self._is_last_hope(request)):
             self._bisect(request)
         elif request.failures >= SUSPECT and len(request) == 1 and are_others_served:
@@ -339,6 +344,15 @@ class Plan:
             wait_s = BACKOFF.wait_s(request.failures, self._randomness)
             wish_s = min(trouble.retry_after_s or 0.0, self._spec.patience_s)
             self._rest(request, now_s + max(wait_s, wish_s))
+
+    @property
+    def _so_far(self) -> Seen:
+        return Seen(self._answers, self._first_served, self._first_failed)
+
+    def _are_served_since(self, seen: Seen) -> bool:
+        """Whether something was answered, and most of what was new: in a brown-out a few answers prove nothing."""
+        served, failed = self._first_served - seen.first_served, self._first_failed - seen.first_failed
+        return self._answers > seen.answers and served >= failed
 
     def _rest(self, request: Request, until_s: float) -> None:
         heapq.heappush(self._resting, (until_s, next(self._numbers), request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,18 @@ class Text:
         return self.vector is None and self.reason is None
 
 
+class Seen(NamedTuple):
+    """What a run had met at some moment: answers, and by their first tries the requests that were served or failed."""
+
+    answers: int
+    first_served: int
+    first_failed: int
+
+    def but_for_its_own(self) -> Seen:
+        """The same for a request whose own first try has failed since: it says nothing of the others."""
+        return self._replace(first_failed=self.first_failed + 1)
+
+
 class Request:
     """Texts that are sent together.
 
@@ -47,7 +59,7 @@ class Request:
         era: of the pace, when it was sent.
         busy: answers that the servers are busy.
         failures: results that were neither that nor a vector.
-        seen: answers of the whole run when this first failed; None while it has not.
+        seen: what the whole run had met when this first failed, or was cut off another; None before.
     """
 
     __slots__ = ("_texts", "busy", "era", "failures", "seen", "tokens")
@@ -56,7 +68,7 @@ class Request:
         self._texts = texts
         self.tokens = sum(text.tokens for text in texts)
         self.era = self.busy = self.failures = 0
-        self.seen: int | None = None
+        self.seen: Seen | None = None
 
     def __len__(self) -> int:
         return len(self._texts)

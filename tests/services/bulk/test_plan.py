@@ -1,6 +1,7 @@
 """What a bulk run does next, played without threads: time and results are moved by hand."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -351,6 +352,16 @@ def test_an_outage_of_all_servers_refuses_no_text():
 
     assert game.refused == {}
     assert game.plan.summary.embedded == 64
+
+
+@pytest.mark.parametrize(("inputs", "texts"), [(1, 600), (8, 1200)])
+def test_a_long_brown_out_that_spares_one_request_in_ten_refuses_hardly_a_text(inputs, texts):
+    chance, begun = random.Random(3), itertools.count()
+    game = Game(map(str, range(texts)), inputs=inputs, parallel=8, window=texts, patience_s=1e9)
+
+    game.play(lambda sent: Kind.DOWN if 20 <= next(begun) < 5000 and chance.random() < 0.9 else None)
+
+    assert len(game.refused) < texts / 100  # of which half would be, if a few answers proved the servers well
 
 
 def test_a_single_text_that_fails_while_nothing_is_served_is_never_refused():
