@@ -90,7 +90,8 @@ class Asking:
         with in_words("embedding"):
             embedding = self._embedding()
             model = embedding.model or ""  # without a name no vector comes back
-            await asyncio.to_thread(self._check, model)
+            if (stamped := await asyncio.to_thread(self._checked, model)) is not None:
+                await embedding.require_space(stamped)
             vector = await embedding.embed_one(question)
         return await asyncio.to_thread(self._nearest, vector, model)
 
@@ -105,9 +106,10 @@ class Asking:
                 async for text in pieces:
                     yield text
 
-    def _check(self, model: str) -> None:
+    def _checked(self, model: str) -> str | None:
         with self._store() as store:
             store.refuse_search(model)
+            return store.fingerprint()
 
     def _nearest(self, vector: Vectors, model: str) -> list[Nearby]:
         with self._store() as store:

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 import openai
 
-from llmwire.container import AllEndpointsFailed, ConfigError, DeadlineExceeded, LLMWireError, StreamInterrupted
+from llmwire.container import (
+    AllEndpointsFailed,
+    ConfigError,
+    DeadlineExceeded,
+    LLMWireError,
+    SpaceMismatch,
+    StreamInterrupted,
+)
 
 
 class AppError(Exception):
@@ -40,13 +47,15 @@ EXPECTED = (AppError, LLMWireError)
 
 @contextmanager
 def in_words(function: str) -> Iterator[None]:
-    """Raise what goes wrong with a function inside the block as an EndpointError.
+    """Raise what goes wrong with a function inside the block as an EndpointError, or a SpaceError.
 
     Args:
         function: whose calls are made there, `completion` or `embedding`.
     """
     try:
         yield
+    except SpaceMismatch as error:
+        raise SpaceError(f"{error} For that: ingest FOLDER --fresh") from error
     except (openai.OpenAIError, LLMWireError) as error:
         raise EndpointError(_sentence(error, function)) from error
 

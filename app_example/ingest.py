@@ -76,9 +76,10 @@ class Ingesting:
 
         Raises:
             EndpointError: the embedding endpoint gave no vectors.
-            SpaceError: the vectors have other dimensions than those in the database.
+            SpaceError: the vectors are of another model than those in the database, also one of the same name.
         """
         with self._store() as store:
+            fingerprint = self._fingerprint(store, plan) if plan.new else None
             for start in range(0, len(plan.new), self._batch):
                 batch = plan.new[start : start + self._batch]
                 with in_words("embedding"):
@@ -86,9 +87,17 @@ class Ingesting:
                 with store.transaction():
                     if plan.is_fresh and start == 0:
                         store.clear()
-                    store.add(batch, vectors, model=self._model)
+                    store.add(batch, vectors, model=self._model, fingerprint=fingerprint)
                 yield start + len(batch)
             store.remove(plan.folder, plan.gone)
+
+    def _fingerprint(self, store: Store, plan: Plan) -> str:
+        """Of the space that the new vectors will be of, which is that of the database."""
+        with in_words("embedding"):
+            stamped = None if plan.is_fresh else store.fingerprint()
+            if stamped is not None:
+                self._embedding.require_space(stamped)
+            return stamped or self._embedding.space()
 
     @property
     def _model(self) -> str:

@@ -1,7 +1,8 @@
 """Passages and their vectors in one SQLite file, searched by sqlite-vec. Knows SQL; knows nothing of servers.
 
 Vectors of two spaces never mix: the file is stamped with the model and the dimensions of its first vectors, and
-refuses others.
+refuses others. The fingerprint of their space is kept for whoever can ask the server: it tells another model that
+answers under the same name.
 
 The driver is `apsw`, which brings a SQLite of its own: the `sqlite3` of many Pythons (pyenv, python.org on macOS)
 was built without extensions.
@@ -32,7 +33,7 @@ APPLICATION_ID = 0x41594B44  #: "AYKD" in the file's header: no other program's 
 BUSY_MS = 5_000  #: how long to wait for another process that is writing; a batch takes it milliseconds
 
 _SCHEMA = f"""
-    create table stamp (model text not null, dimensions integer not null);
+    create table stamp (model text not null, dimensions integer not null, fingerprint text);
     create table passage (
         id integer primary key,
         folder text not null,
@@ -130,6 +131,11 @@ class Store:
         rows = self._rows("select model, dimensions from stamp")
         return Space(model=rows[0][0], dimensions=rows[0][1]) if rows else None
 
+    def fingerprint(self) -> str | None:
+        """Of the space of the vectors; None before the first, and in a database of an earlier version."""
+        rows = self._rows("select fingerprint from stamp")
+        return rows[0][0] if rows else None
+
     def count(self) -> int:
         """How many passages there are."""
         return int(self._rows("select count(*) from passage")[0][0])
@@ -156,16 +162,18 @@ class Store:
             raise EmptyStoreError(_ingest_first(self._path))
         self.refuse_other_model(model)
 
-    def add(self, passages: Sequence[Passage], vectors: Vectors, *, model: str) -> None:
+    def add(self, passages: Sequence[Passage], vectors: Vectors, *, model: str, fingerprint: str | None = None) -> None:
         """Keep passages with their vectors, row by row; those it has already are left as they are.
 
         Args:
             vectors: shape (len(passages), dimensions).
+            fingerprint: of their space: the first that is given stays.
         Raises:
             SpaceError: the database holds vectors of another model or of other dimensions.
         """
         with self.transaction():
             self._stamp(Space(model=model, dimensions=vectors.shape[1]))
+            self._rows("update stamp set fingerprint = ifnull(fingerprint, ?)", fingerprint)
             for passage, vector in zip(passages, vectors, strict=True):
                 self._add(passage, vector)
 
@@ -214,7 +222,7 @@ class Store:
         if self.space() is not None:
             self._refuse(space)
             return
-        self._rows("insert into stamp values (?, ?)", space.model, space.dimensions)
+        self._rows("insert into stamp (model, dimensions) values (?, ?)", space.model, space.dimensions)
         self._rows(
             f"create virtual table vector using vec0"
             f"(id integer primary key, embedding float[{space.dimensions}] distance_metric=cosine)"
@@ -261,6 +269,7 @@ def _load_sqlite_vec(connection: apsw.Connection) -> None:
 def _claim(connection: apsw.Connection, path: Path) -> None:
     """Make a new file ours; refuse another program's."""
     if connection.pragma("application_id") == APPLICATION_ID:
+        _take_over(connection)
         return
     with connection:  # one transaction, and a second look inside: two processes may make the file at the same time
         if connection.pragma("application_id") == APPLICATION_ID:
@@ -268,6 +277,13 @@ def _claim(connection: apsw.Connection, path: Path) -> None:
         if connection.execute("select count(*) from sqlite_schema").get:
             raise StoreError(f"{path} is another program's database. Choose another --database.")
         connection.execute(_SCHEMA)
+
+
+def _take_over(connection: apsw.Connection) -> None:
+    """A database of an earlier version, which knew no fingerprints."""
+    columns = {name for _, name, *_ in connection.execute("pragma table_info(stamp)")}
+    if columns and "fingerprint" not in columns:
+        connection.execute("alter table stamp add column fingerprint text")
 
 
 def _packed(vector: Vectors) -> bytes:

@@ -11,6 +11,7 @@ from llmwire.services.errors import (
     NoRoute,
     NoText,
     NotWiredError,
+    SpaceMismatch,
     StreamInterrupted,
     StreamTruncated,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "NoRoute",
     "NoText",
     "NotWiredError",
+    "SpaceMismatch",
     "StreamInterrupted",
     "StreamTruncated",
     "explain",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.box import SIMPLE
@@ -23,11 +25,11 @@ from llmwire.services.bulk.batches import BatchSpec
 from llmwire.services.bulk.cache import VectorCache
 from llmwire.services.bulk.documents import KINDS, read
 from llmwire.services.bulk.job import Job
-from llmwire.services.bulk.outputs import output
+from llmwire.services.bulk.outputs import check_suffix, output
 from llmwire.services.bulk.plan import BulkSpec
 from llmwire.services.bulk.rate import RateLimit
 from llmwire.services.bulk.results import Block, Refused, Summary
-from llmwire.services.errors import ConfigError, LLMWireError
+from llmwire.services.errors import ConfigError, LLMWireError, SpaceMismatch
 
 from .application import LLMContainer
 
@@ -35,8 +37,16 @@ FAILED: Final = 1
 INTERRUPTED: Final = 130
 REFUSED_SHOWN: Final = 10  #: of texts without a vector; all of them are in the output
 LINE_EVERY_S: Final = 10.0  #: of progress, where there is no terminal
+_STOPPING: Final = b"Stopping: what is under way is waited for and kept. Once more ends at once.\n"
 _GOES_ON: Final = "What was answered is kept: the same command goes on where this one was."
 CACHE_NAME: Final = ".llmwire-embeddings.sqlite"  #: beside the output: every run into that folder shares it
+
+
+class Engine(StrEnum):
+    """Who sends the requests."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class Stopped(KeyboardInterrupt):
@@ -62,6 +72,11 @@ def embed_command(
     patience_s: Annotated[float, typer.Option("--patience", help="Seconds without one answer before it stops.")] = 600,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file with settings.")] = None,
     env_file: Annotated[Path | None, typer.Option("--env-file", help="The .env file.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Who sends: this process, or workers of a Ray cluster.")
+    ] = Engine.LOCAL,
+    workers: Annotated[int, typer.Option(min=1, help="Of --engine ray.")] = 2,
+    ray_address: Annotated[str | None, typer.Option(help="Of a running cluster; else one starts here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Embed every text of a file, in parallel, each once; what is answered is never paid for again.
@@ -70,6 +85,10 @@ def embed_command(
     Exits with 1 where a text has no vector; its position and the reason are told.
     """
     documents = read(Path(source), kind=kind, text_field=text, id_field=id_)
+    check_suffix(out)
+    total = documents.total()
+    if total is not None:
+        next(iter(documents), None)  # a missing column is told before anything is paid for
     container = LLMContainer() if config is None else LLMContainer.from_toml(config)
     container.env.read_dotenv(env_file)
     spec = BulkSpec(parallel=parallel, patience_s=patience_s, batches=BatchSpec(max_inputs=batch))
@@ -80,8 +99,14 @@ def embed_command(
             space = service.space()
             kept = stack.enter_context(VectorCache.open(cache or out.parent / CACHE_NAME, space=space))
             written = stack.enter_context(output(out, space=space, model=service.model or "", has_ids=id_ is not None))
-            total = documents.total()
-            job = Job(documents, lambda texts: service.embed_many(texts, bulk=spec, cache=kept, limit=limit))
+            bulk: dict[str, Any] = {"bulk": spec, "cache": kept, "limit": limit}
+            if engine is Engine.RAY:
+                from .ray import RayWorkers, settings_of
+
+                settings = settings_of(container)
+                cluster = RayWorkers(settings, workers=workers, parallel=parallel, address=ray_address)
+                bulk["send"] = stack.enter_context(cluster).send
+            job = Job(documents, lambda texts: service.embed_many(texts, **bulk))
             refused = _watched(job.write_to(written), job, total)
             written.finish(_facts(job.summary, source))
     except Stopped:
@@ -90,7 +115,8 @@ def embed_command(
     except Exception as error:
         if isinstance(error, ConfigError) or not _is_of_a_server(error):
             raise
-        _say(f"llmwire: {error}\n{_GOES_ON}")
+        goes_on = "" if isinstance(error, SpaceMismatch) else f"\n{_GOES_ON}"
+        _say(f"llmwire: {_told(error)}{goes_on}")
         raise typer.Exit(FAILED) from error
     finally:
         container.shutdown_resources()
@@ -113,7 +139,7 @@ def _stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's arguments
         for each in former:
             signal.signal(each, signal.SIG_DFL)
-        _say("Stopping: what is under way is waited for and kept. Once more ends at once.")
+        os.write(2, _STOPPING)  # what the main thread may be writing to just now is not to be entered again
         raise Stopped
 
     former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -124,11 +150,12 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watched(blocks: Iterator[Block], job: Job, total: int | None) -> list[Refused]:
+def _watched(blocks: Generator[Block, None, None], job: Job, total: int | None) -> list[Refused]:
     """Carry it out under the eyes of the user. The texts that got no vector."""
     refused: list[Refused] = []
     console = Console(stderr=True)
-    with _bar(console, job, total) if console.is_terminal else _lines(job, total) as tell:
+    # Closed here: a signal may come between two blocks, and what is under way needs a cache that is still open.
+    with closing(blocks), _bar(console, job, total) if console.is_terminal else _lines(job, total) as tell:
         for block in blocks:
             refused += block.refused
             tell()
@@ -165,6 +192,12 @@ def _rate(summary: Summary) -> float:
 def _is_of_a_server(error: Exception) -> bool:
     """Whether it is what a server, or the way to it, did: ours, or the SDK's."""
     return isinstance(error, LLMWireError) or type(error).__module__.partition(".")[0] == "openai"
+
+
+def _told(error: Exception) -> str:
+    """What it says, what the run knows of it, and what to do, which the words of a server do not say."""
+    words = "; ".join([str(error), *getattr(error, "__notes__", ())]).rstrip(".")
+    return f"{words}." if isinstance(error, SpaceMismatch) else f"{words}. llmwire ping says how to mend it."
 
 
 def _facts(summary: Summary, source: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -143,6 +143,7 @@ class EmbeddingService(_Embedding):
         bulk: BulkSpec | None = None,
         cache: Cache | None = None,
         limit: Limit | None = None,
+        send: Callable[[list[str]], Answer] | None = None,
     ) -> Run:
         """Blocks of vectors in the order of the texts, which may be more than memory holds: they are taken as needed.
 
@@ -154,9 +155,10 @@ class EmbeddingService(_Embedding):
             cache: a `VectorCache`: what it holds is not sent, what arrives is kept at once. So a run that was stopped
                 goes on where it was.
             limit: a `RateLimit`, for a rate that several processes share.
+            send: embeds the texts of one request in place of this service's client, as workers elsewhere do.
         """
         spec = bulk or BulkSpec(batches=self._batches)
-        return Run(texts, self._asked, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+        return Run(texts, send or self._asked, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
 
     def embed_one(self, text: str) -> Matrix:
         """The vector of one text: float32, (dimensions,). Raises as `embed`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Protocol
 
@@ -36,8 +36,11 @@ class Job:
         self._taken: deque[Document] = deque()
         self._run = run_over(self._texts())
 
-    def write_to(self, output: Output) -> Iterator[Block]:
-        """Carry it out, and give each block once it is written. The output is left unfinished: who asked has its facts."""
+    def write_to(self, output: Output) -> Generator[Block, None, None]:
+        """Carry it out, and give each block once it is written. To be closed, where it is not read to its end.
+
+        The output is left unfinished: who asked has its facts.
+        """
         with closing(self._run):
             for block in self._run:
                 written = [self._taken.popleft() for _ in range(len(block.vectors))]

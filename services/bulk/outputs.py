@@ -23,6 +23,9 @@ ROW_GROUP: Final = 10_000  #: 60 MB of 1,536 dimensions: what a reader, and this
 BUFFER_BYTES: Final = 2**20
 
 
+_SUFFIXES: Final = (".npy", ".parquet")
+
+
 class Output(Protocol):
     """Takes vectors in the order of their texts. Left as a context without `finish`, it abandons what it has."""
 
@@ -64,14 +67,18 @@ def output(path: str | os.PathLike[str], *, space: str, model: str, has_ids: boo
         ValueError: `space` is no fingerprint.
     """
     path, parsed = Path(path), Space.parse(space)
+    check_suffix(path)
     if path.suffix.lower() == ".npy":
         return _Npy(path, parsed, model)
-    if path.suffix.lower() == ".parquet":
-        return _Parquet(path, parsed, model, has_ids=has_ids)
-    remedy = "Let its name end in .npy or .parquet."
-    raise ConfigError(
-        f"{path.suffix or 'a name without a suffix'} is no format for vectors", key=str(path), remedy=remedy
-    )
+    return _Parquet(path, parsed, model, has_ids=has_ids)
+
+
+def check_suffix(path: Path) -> None:
+    """Whether the name says how vectors are to be written there. Raises ConfigError where it does not."""
+    if path.suffix.lower() not in _SUFFIXES:
+        what = path.suffix or "a name without a suffix"
+        remedy = f"Let its name end in {' or '.join(_SUFFIXES)}."
+        raise ConfigError(f"{what} is no format for vectors", key=str(path), remedy=remedy)
 
 
 def manifest_of(path: Path) -> Path:

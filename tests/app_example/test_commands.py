@@ -113,7 +113,7 @@ def test_ingest_and_ask_use_the_servers_that_are_set(run, settings, embedding, c
     assert answered.stderr == ""
     assert "60 kilometres an hour at the anemometer. [1]" in answered.stdout
     assert re.search(r"\[1\]  goods-lift\.md +The goods lift > Wind and ice", answered.stdout)
-    assert re.search(rf"embedding +{embedding.base_url.removesuffix('/v1')} +1 +0 +200,", answered.stdout)
+    assert re.search(rf"embedding +{embedding.base_url.removesuffix('/v1')} +2 +0 +200,", answered.stdout)
     assert re.search(rf"completion +{completion.base_url.removesuffix('/v1')} +1 +0 +200,", answered.stdout)
 
 

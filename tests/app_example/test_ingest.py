@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import base64
+import json
+from contextlib import closing
+
+import apsw
+import httpx2
+import numpy as np
 import pytest
 
 from app_example.failures import FolderError, SpaceError
@@ -21,12 +28,27 @@ class Embedding:
         self._fails_at = fails_at
         self.model = model
         self.requests: list[list[str]] = []
+        self.space, self.require_space = self._service.space, self._service.require_space
 
     def embed(self, texts):
         if len(self.requests) == self._fails_at:
             raise OutageError
         self.requests.append(list(texts))
         return self._service.embed(texts)
+
+
+class Mirrored(FakeEmbeddings):
+    """Another model: every vector points the other way."""
+
+    def post(self, *args, **kwargs):
+        reply = super().post(*args, **kwargs)
+        fields = json.loads(reply.content)
+        for row in fields["data"]:
+            row["embedding"] = (-np.frombuffer(base64.b64decode(row["embedding"]), np.float32)).tolist()
+        return httpx2.Response(200, json=fields)
+
+
+ANOTHER = EmbeddingService(Mirrored(dimensions=8), model="m")
 
 
 @pytest.fixture
@@ -171,10 +193,34 @@ def test_other_dimensions_are_refused_before_anything_is_kept(ingest, kept, fold
     ingest()
     (folder / "new.md").write_text("New.")
 
-    with pytest.raises(SpaceError, match=r"m \(9 dimensions\)"):
+    with pytest.raises(SpaceError, match=r"m \(9 dimensions\).*--fresh"):
         ingest(Embedding(dimensions=9))
 
     assert "New." not in kept()
+
+
+def test_another_model_of_the_same_name_is_refused_before_anything_is_kept(ingest, kept, folder, database):
+    ingest()
+    (folder / "new.md").write_text("New.")
+    other = Embedding()
+    other.embed, other.space, other.require_space = ANOTHER.embed, ANOTHER.space, ANOTHER.require_space
+
+    with pytest.raises(SpaceError, match=r"another model answers under the same name m.*--fresh"):
+        ingest(other)
+
+    assert "New." not in kept()
+
+
+def test_a_database_of_an_earlier_version_gets_its_fingerprint_with_the_next_passage(ingest, folder, database):
+    ingest()
+    with closing(apsw.Connection(str(database))) as connection:
+        connection.execute("alter table stamp drop column fingerprint")
+    (folder / "new.md").write_text("New.")
+
+    ingest()
+
+    with Store.open(database) as store:
+        assert store.fingerprint() == Embedding().space()
 
 
 def test_a_fresh_start_takes_another_model(ingest, ingesting, kept, folder, database):
