@@ -1,6 +1,8 @@
 """EmbeddingService and its asynchronous twin, over genuine fakes and over a user's own simple ones."""
 
 import asyncio
+import functools
+import itertools
 from types import SimpleNamespace
 
 import httpx2
@@ -8,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai import OpenAI
+from openai import AzureOpenAI, OpenAI
 
-from llmwire.container import ConfigError, InvalidInput, InvalidReply
+from llmwire.container import ConfigError, InvalidInput, InvalidReply, SpaceMismatch
 from llmwire.services import AsyncEmbeddingService, EmbeddingService
 from llmwire.services.bulk.batches import BatchSpec, batched
+from llmwire.services.space import CANARY
 from llmwire.services.testing import AsyncFakeEmbeddings, FakeEmbeddings
 
 
@@ -24,6 +27,10 @@ class Sync:
     @staticmethod
     def call(method, *args):
         return method(*args)
+
+    @staticmethod
+    def blocks(run):
+        return list(run)
 
     @staticmethod
     def simple(reply):
@@ -41,6 +48,13 @@ class Async:
             return await method(*args)
 
         return asyncio.run(awaited())
+
+    @staticmethod
+    def blocks(run):
+        async def gathered():
+            return [block async for block in run]
+
+        return asyncio.run(gathered())
 
     @staticmethod
     def simple(reply):
@@ -321,3 +335,220 @@ def test_whatever_the_sdk_makes_of_an_answer_that_is_none_it_is_an_invalid_reply
 
         with pytest.raises(InvalidReply):
             service.embed(["a"])
+
+
+# Into a matrix that is there already.
+
+
+def test_vectors_are_written_into_the_matrix_that_is_given(play):
+    service = play.service(play.fake(dimensions=8), model="m", batches=BatchSpec(max_inputs=2))
+    texts, out = ["a", "b", "c", "d", "e"], np.full((5, 8), -1, dtype=np.float32)
+
+    given = play.call(lambda texts: service.embed(texts, out=out), texts)
+
+    assert given is out
+    assert np.array_equal(out, play.call(service.embed, texts))
+
+
+@pytest.mark.parametrize("mode", ["w+", "r+", "c"])
+def test_a_matrix_may_be_a_file(play, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("llmwire.services.embedding._RELEASE_BYTES", 1)  # after every batch
+    service = play.service(play.fake(dimensions=8), model="m", batches=BatchSpec(max_inputs=2))
+    path, texts = tmp_path / "matrix.npy", [str(number) for number in range(7)]
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(7, 8)).flush()
+    out = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(7, 8) if mode == "w+" else None)
+
+    play.call(lambda texts: service.embed(texts, out=out), texts)
+
+    expected = play.call(service.embed, texts)
+    assert np.array_equal(out, expected)  # of a private copy, too: no page of it is given back
+    assert np.array_equal(np.load(path), expected) is (mode != "c")
+
+
+def test_a_part_of_a_file_may_be_filled(play, tmp_path):
+    service = play.service(play.fake(dimensions=8), model="m")
+    whole = np.lib.format.open_memmap(tmp_path / "m.npy", mode="w+", dtype=np.float32, shape=(6, 8))
+
+    play.call(lambda texts: service.embed(texts, out=whole[2:4]), ["a", "b"])
+
+    assert np.array_equal(whole[2:4], play.call(service.embed, ["a", "b"]))
+    assert not whole[:2].any()
+    assert not whole[4:].any()
+
+
+READ_ONLY = np.zeros((2, 8), dtype=np.float32)
+READ_ONLY.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((2, 8)),
+        np.zeros((3, 8), np.float32),
+        np.zeros((2, 9), np.float32),
+        np.zeros(16, np.float32),
+        READ_ONLY,
+    ],
+    ids=["float64", "rows", "columns", "flat", "read-only"],
+)
+def test_a_matrix_that_does_not_fit_is_refused_before_anything_is_sent(play, out):
+    client = play.fake(dimensions=8)
+    service = play.service(client, model="m", dimensions=8)
+
+    with pytest.raises(ValueError, match="out must be"):
+        play.call(lambda texts: service.embed(texts, out=out), ["a", "b"])
+
+    assert client.calls == []
+
+
+def test_vectors_of_another_width_than_the_matrix_are_refused(play):
+    service = play.service(play.fake(dimensions=8), model="m")
+
+    with pytest.raises(InvalidReply, match="8 dimensions where 9 were expected"):
+        play.call(lambda texts: service.embed(texts, out=np.zeros((1, 9), np.float32)), ["a"])
+
+
+# Past the SDK's lists.
+
+
+def test_of_a_genuine_client_packed_numbers_are_asked_for_and_its_options_hold(play):
+    client = play.fake(dimensions=8).with_options(default_headers={"X-Team": "search"})
+
+    play.call(play.service(client, model="m", dimensions=8).embed, ["a"])
+
+    [call] = client.calls
+    assert call.body == {"input": ["a"], "model": "m", "encoding_format": "base64", "dimensions": 8}
+    assert call.headers["x-team"] == "search"
+
+
+def test_who_watches_the_sdks_own_method_sees_every_call(play, monkeypatch):
+    client = play.fake(dimensions=8)
+    seen, create = [], type(client.embeddings).create
+
+    @functools.wraps(create)
+    def watched(self, **asked):
+        seen.append(asked["input"])
+        return create(self, **asked)
+
+    monkeypatch.setattr(type(client.embeddings), "create", watched)
+
+    matrix = play.call(play.service(client, model="m").embed, ["a", "b"])
+
+    assert seen == [["a", "b"]]
+    assert matrix.shape == (2, 8)
+
+
+def test_who_replaces_the_method_of_one_client_is_heard(play, monkeypatch):
+    client = play.fake(dimensions=8)
+    simple = play.simple(lambda **asked: _reply([1.0, 2.0]))
+    monkeypatch.setattr(client.embeddings, "create", simple.embeddings.create)
+
+    matrix = play.call(play.service(client, model="m").embed, ["a"])
+
+    assert matrix.tolist() == [[1.0, 2.0]]
+    assert client.calls == []
+
+
+def test_azures_own_client_is_asked_as_it_wants_to_be():
+    asked = []
+
+    def answer(request):
+        asked.append(request.url.path)
+        return httpx2.Response(200, json={"data": [{"index": 0, "embedding": [1.0, 2.0]}]})
+
+    http_client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    client = AzureOpenAI(
+        api_key="k", azure_endpoint="http://azure.test", api_version="2024-10-21", http_client=http_client
+    )
+
+    matrix = EmbeddingService(client, model="my-deployment").embed(["a"])
+
+    assert matrix.tolist() == [[1.0, 2.0]]
+    assert asked == ["/openai/deployments/my-deployment/embeddings"]
+
+
+# Its space.
+
+
+def test_the_fingerprint_is_asked_for_once_for_a_client(play):
+    client = play.fake(dimensions=8)
+
+    one = play.call(play.service(client, model="m").space)
+    other = play.call(play.service(client, model="m").space)
+
+    assert one == other
+    assert [call.body["input"] for call in client.calls] == [[CANARY]]
+
+
+def test_the_fingerprint_is_the_same_over_another_client_of_the_same_model(play):
+    spaces = {play.call(play.service(play.fake(dimensions=8), model="m").space) for _ in range(2)}
+
+    assert len(spaces) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"model": "n"}, "n is not m"),
+        ({"space": "s"}, "s is not m"),
+        ({"revision": "2"}, "revision 2"),
+        ({"dimensions": 4}, "4 dimensions are not 8"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_another_space_is_refused(play, said, told):
+    stamped = play.call(play.service(play.fake(dimensions=8), model="m").space)
+    other = play.service(play.fake(dimensions=8), **{"model": "m", **said})
+
+    with pytest.raises(SpaceMismatch, match=told) as caught:
+        play.call(other.require_space, stamped)
+
+    assert caught.value.expected == stamped
+    assert caught.value.found == play.call(other.space)
+
+
+def test_one_model_under_two_names_is_one_space(play):
+    stamped = play.call(play.service(play.fake(dimensions=8), model="m", space="s").space)
+
+    play.call(play.service(play.fake(dimensions=8), model="azure-m", space="s").require_space, stamped)
+
+
+def test_another_model_under_the_same_name_is_refused():
+    replies = itertools.cycle([[1.0, 2.0, 3.0], [-3.0, 2.0, 1.0]])
+
+    def service():
+        vector = next(replies)
+        return EmbeddingService(Sync.simple(lambda **asked: _reply(vector)), model="m")
+
+    stamped = service().space()
+
+    with pytest.raises(SpaceMismatch, match="another model answers under the same name m"):
+        service().require_space(stamped)
+
+
+def test_what_is_no_fingerprint_cannot_be_required(play):
+    with pytest.raises(ValueError, match="no fingerprint"):
+        play.call(play.service(play.fake(dimensions=8), model="m").require_space, "text-embedding-3-small")
+
+
+# Many.
+
+
+def test_many_texts_come_in_blocks_of_their_order(play):
+    service = play.service(play.fake(dimensions=8), model="m", batches=BatchSpec(max_inputs=3))
+    texts = [f"text {number % 7}" for number in range(20)]
+
+    blocks = play.blocks(service.embed_many(iter(texts)))
+
+    assert [block.start for block in blocks] == list(np.cumsum([0, *(len(block.vectors) for block in blocks[:-1])]))
+    assert np.array_equal(np.concatenate([block.vectors for block in blocks]), play.call(service.embed, texts))
+
+
+def test_many_texts_are_sent_by_whoever_is_told_to():
+    service = EmbeddingService(FakeEmbeddings(dimensions=8), model="m")
+    other = EmbeddingService(FakeEmbeddings(dimensions=8), model="m")
+
+    blocks = list(service.embed_many(["a"], send=other._asked))
+
+    assert len(blocks) == 1
+    assert service._client.calls == []
