@@ -55,6 +55,7 @@ def traffic(settings: FunctionSettings, listener: Listener) -> Traffic:
         listener=listener,
         ambient=Ambient(os.environ),
         has_canary=settings.canary,
+        hedge=settings.hedge,
     )
     renew_in_child(shared)
     return shared

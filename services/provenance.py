@@ -45,6 +45,8 @@ class Provenance:
         attempts: in their order, the one that served at the end.
         is_degraded: the answer came after a failed attempt, from a higher tier, or from an endpoint that is not well.
         price: of a million input tokens at the one that answered, as the settings have it; None where they do not say.
+        is_hedged: a second endpoint was asked while the first had not answered. Of the two, `attempts` has those of the
+            one that answered; where neither did, those of both.
     """
 
     function: str
@@ -52,6 +54,7 @@ class Provenance:
     attempts: tuple[Attempt, ...]
     is_degraded: bool
     price: float | None = None
+    is_hedged: bool = False
 
 
 _recorder: ContextVar[list[Provenance] | None] = ContextVar("llmwire_provenance", default=None)

@@ -52,6 +52,9 @@ class Wish:
         only: the name of the one endpoint that is to be asked, once.
         canary: the kind of request for which an endpoint must first show that its vectors are of the pool's space; None
             where no two endpoints could differ, or there are no vectors.
+        avoid: names of endpoints that are not wanted, as another story of the same call has asked them. Read before
+            each attempt; another thread may replace it.
+        is_hedge: it only stands by another story: it asks nobody who is not well, and waits for nobody.
     """
 
     model: str | None = None
@@ -60,6 +63,8 @@ class Wish:
     is_stateful: bool = False
     only: str | None = None
     canary: str | None = None
+    avoid: frozenset[str] = frozenset()
+    is_hedge: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +92,7 @@ class Ending:
         lease: of the last attempt. It is settled, unless the outcome is open.
         unavailable: why no further endpoint was asked, where that was for want of one.
         is_overdue: its time was over.
+        is_hedged: a second endpoint was asked while the first had not answered.
     """
 
     outcome: Outcome | None
@@ -94,6 +100,7 @@ class Ending:
     attempts: list[Attempt]
     unavailable: Unavailable | None = None
     is_overdue: bool = False
+    is_hedged: bool = False
 
 
 Story = Generator[Send | Rest, Outcome | None, Ending]
@@ -220,7 +227,11 @@ class _Call:
         only, self._again = self._again or self._wish.only, None
         if self._canaries is not None and self._wish.canary is not None:
             return self._leased_of_space(self._canaries, self._wish.canary, only)
-        return self._pool.lease(tried=self._tried, model=self._wish.model, only=only)
+        tried, fails_open = self._unwanted(), not self._wish.is_hedge
+        return self._pool.lease(tried=tried, model=self._wish.model, only=only, fails_open=fails_open)
+
+    def _unwanted(self) -> set[str]:
+        return self._tried | self._wish.avoid if self._wish.avoid else self._tried
 
     def has_shown(self, lease: Lease, outcome: Outcome) -> None:
         """What became of the canary."""
@@ -234,10 +245,16 @@ class _Call:
         asked, is_first = canaries.asked(kind), not canaries.has_reference(kind)
         if is_first and asked:
             return _BeingChecked(asked)
-        tried = self._tried | asked
-        lease = self._pool.lease(tried=tried, model=self._wish.model, only=only, in_order=is_first)
+        unwanted = self._unwanted()
+        lease = self._pool.lease(
+            tried=unwanted | asked,
+            model=self._wish.model,
+            only=only,
+            in_order=is_first,
+            fails_open=not self._wish.is_hedge,
+        )
         if isinstance(lease, Unavailable):
-            return _BeingChecked(asked) if asked - self._tried else lease
+            return _BeingChecked(asked) if asked - unwanted else lease
         must_show = canaries.begin(lease, kind)
         if must_show is None:  # another call was quicker
             lease.settle(CANCELLED, 0.0)
@@ -248,7 +265,7 @@ class _Call:
     def may_wait(self, unavailable: Unavailable, now_s: float) -> float | None:
         """How long to rest until an endpoint may be asked again; None where that is not worth it."""
         wait_s = unavailable.wait_s
-        if wait_s is None or self._waited_s + wait_s > self._spec.longest_wait_s:
+        if self._wish.is_hedge or wait_s is None or self._waited_s + wait_s > self._spec.longest_wait_s:
             return None
         if now_s + wait_s >= self._wish.ends_at_s:
             return None

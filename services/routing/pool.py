@@ -164,6 +164,7 @@ class Pool:
         model: str | None = None,
         only: str | None = None,
         in_order: bool = False,
+        fails_open: bool = True,
     ) -> Lease | Unavailable:
         """Choose an endpoint and hold a place on it.
 
@@ -172,6 +173,7 @@ class Pool:
             model: the model that the request asks for: not of a server that said it does not know it.
             only: the one endpoint that is wanted.
             in_order: the first that the operator named, of those that can answer, whatever the strategy says.
+            fails_open: where none is well, one whose breaker is open will do.
         """
         now_s = self._clock()
         with self._lock:
@@ -181,7 +183,8 @@ class Pool:
                 member = choose(self._spec.strategy, self._first_tier, now_s, self._randomness)
                 member.load.in_flight += 1
                 return Lease(self, member, model, self._epoch, is_probe=False, is_degraded=False)
-            return self._chosen(tried, model, only, now_s, Strategy.IN_ORDER if in_order else self._spec.strategy)
+            strategy = Strategy.IN_ORDER if in_order else self._spec.strategy
+            return self._chosen(tried, model, only, now_s, strategy, fails_open=fails_open)
 
     def unavailable(self, *, model: str | None = None) -> Unavailable | None:
         """Why no endpoint may be asked now, and until when; None where one may."""
@@ -244,7 +247,14 @@ class Pool:
             member.forget_attempts()
 
     def _chosen(
-        self, tried: Collection[str], model: str | None, only: str | None, now_s: float, strategy: Strategy
+        self,
+        tried: Collection[str],
+        model: str | None,
+        only: str | None,
+        now_s: float,
+        strategy: Strategy,
+        *,
+        fails_open: bool,
     ) -> Lease | Unavailable:
         untried = [
             member
@@ -257,7 +267,7 @@ class Pool:
         if healthy := [member for member in knowing if member.may_be_asked(now_s)]:
             return self._leased(_lowest_tier(healthy), model, now_s, strategy)
         # Fail open: an endpoint whose breaker is open is better than none.
-        if open_ones := [member for member in knowing if not member.is_barred(now_s)]:
+        if fails_open and (open_ones := [member for member in knowing if not member.is_barred(now_s)]):
             return self._leased(open_ones, model, now_s, strategy, fails_open=True)
         return _unavailable(untried, known, now_s)
 

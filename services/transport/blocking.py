@@ -55,8 +55,12 @@ class ConnectionPool:
             # An upload cannot be sent again: it takes no connection that may have died.
             kept = self._kept() if written.content is not None else None
             connection = kept or self._opened(written, watch)
+            if watch.cut is not None:
+                watch.cut.takes(connection)
             return SyncAnswer(connection, connection.exchange(written, watch), self)
         except BaseException:
+            if watch.cut is not None:
+                watch.cut.leaves()
             if connection is not None:
                 self._drop(connection)
             self._free.release()
@@ -87,6 +91,7 @@ class ConnectionPool:
         """Take a connection whose answer was read, or given up."""
         if self._pid != os.getpid():  # it is the parent's, and so is the lock, which may be held there for ever
             return
+        connection.let_go()
         surplus = []
         now_s = time.monotonic()
         with self._lock:
@@ -165,6 +170,11 @@ class _Connection:
     def is_quiet(self) -> bool:
         """Whether nothing came while it was idle: what comes then is the end of it."""
         return not self._poll.poll(0)
+
+    def let_go(self) -> None:
+        """Its attempt is over, and cuts it no longer: it may be another's at once, or closed."""
+        if (cut := self._watch.cut) is not None:
+            cut.leaves()
 
     def exchange(self, written: Written, watch: Watch) -> Incoming:
         """Write the request, and read the head of its answer."""

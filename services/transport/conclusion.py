@@ -73,6 +73,7 @@ def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
         attempts=tuple(ending.attempts),
         is_degraded=is_degraded,
         price=lease.endpoint.price.input if served_by and lease.endpoint.price else None,
+        is_hedged=ending.is_hedged,
     )
     record(provenance)
     if isinstance(outcome.result, Received):

@@ -23,6 +23,7 @@ from ..routing.budget import Budget
 from ..routing.canary import Canaries, may_differ
 from ..routing.endpoint import expires
 from ..routing.failover import AfterSend, CallSpec, Send, Story, Wish, failover
+from ..routing.hedging import Hedge, Hedging
 from ..routing.outcome import Outcome
 from ..routing.pool import Pool
 from ..secrets import MASK, Secret
@@ -32,7 +33,7 @@ from .body import decompressed, encoding_of, without_encoding
 from .call import Call, Kind
 from .conclusion import Received
 from .course import BROKEN
-from .deadline import Watch
+from .deadline import Cut, Watch
 from .dialect import ONLY_HEADER, Ambient, headers_for, operation_of, url_for
 from .identity import NoToken
 from .nonblocking import AsyncAnswer
@@ -58,6 +59,7 @@ class Traffic:
         widths: how long the vectors of the pool are.
         canaries: which endpoints have shown that their vectors are of the pool's space.
         references: what the canary's vector is there.
+        hedging: when a slow call may ask a second endpoint; None: never.
         ambient: headers of the environment that are meant for nobody here.
     """
 
@@ -71,12 +73,14 @@ class Traffic:
         listener: Listener,
         ambient: Ambient | None = None,
         has_canary: bool = True,
+        hedge: float = 0.0,
         make_lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
     ) -> None:
         self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
         self.listener, self.ambient = listener, ambient or Ambient({})
         self.widths, self.references = Widths(), References()
         self.canaries = Canaries(make_lock)
+        self.hedging = Hedging(hedge, make_lock) if hedge else None
         self.facade = pool.endpoints[0]
         self._has_canary = has_canary
         self._version, self._may_differ = -1, False
@@ -89,9 +93,29 @@ class Traffic:
             self._version = version
         return self._may_differ
 
+    def story(self, wish: Wish) -> Story:
+        """Of one call."""
+        return failover(
+            self.pool,
+            wish,
+            spec=self.spec,
+            budget=self.budget,
+            clock=time.monotonic,
+            randomness=self.randomness,
+            canaries=self.canaries,
+        )
+
+    def may_be_hedged(self, call: Call, wish: Wish) -> bool:
+        """Whether a second endpoint may be asked too: of embeddings alone, which come whole and change nothing."""
+        is_whole = call.kind is Kind.EMBEDDING and not call.is_streamed and wish.is_replayable
+        may_be_sent_twice = self.spec.after_send is not AfterSend.NEVER
+        return is_whole and may_be_sent_twice and wish.only is None and not self.pool.is_single
+
     def renew_after_fork(self) -> None:
         """In a child process."""
         self.canaries.renew_after_fork()
+        if self.hedging is not None:
+            self.hedging.renew_after_fork()
 
 
 class Sending:
@@ -99,12 +123,14 @@ class Sending:
 
     Attributes:
         canary: the kind of request for which it is a canary; None where it is the caller's own.
+        cut: what may end it from another thread; None: nothing does.
     """
 
     __slots__ = (
         "call",
         "canary",
         "chunk_s",
+        "cut",
         "endpoint",
         "is_callers_time",
         "lease",
@@ -124,13 +150,19 @@ class Sending:
         timeouts = self.endpoint.timeouts
         self.chunk_s = timeouts.chunk_s if chunk_s is None else min(timeouts.chunk_s, chunk_s)
         self.token: Secret | None = None
+        self.cut: Cut | None = None
         self.begin_again()
 
     def begin_again(self) -> None:
         """Start the clock of the sending."""
         self.started_at_s = time.monotonic()
         self.watch = Watch(min(self.sent_by, self.started_at_s + self.endpoint.timeouts.first_byte_s))
-        self.watch.chunk_s = self.chunk_s
+        self.watch.chunk_s, self.watch.cut = self.chunk_s, self.cut
+
+    def to_be_cut_by(self, cut: Cut | None) -> Sending:
+        """Itself, which may be ended from another thread."""
+        self.cut = self.watch.cut = cut
+        return self
 
     def may_go_on(self, answer: Answer) -> None:
         """The first content is there: a stream may now take its time, anything else has that of the call."""
@@ -168,8 +200,8 @@ class Facade:
         """The endpoints that requests may go to."""
         return self._traffic.pool
 
-    def begin(self, request: httpx2.Request) -> tuple[Story, Callable[[Send], Sending]]:
-        """The story of a request, and what makes a sending of each of its steps."""
+    def begin(self, request: httpx2.Request) -> tuple[Story | Hedge, Callable[[Send], Sending]]:
+        """The story of a request, or two of them; and what makes a sending of each of their steps."""
         if self._is_closed:
             raise RuntimeError("this client was closed by its container; ask the container for a new one")
         traffic = self._traffic
@@ -188,15 +220,6 @@ class Facade:
         )
         if call.kind is Kind.EMBEDDING and wish.only is None and traffic.may_differ():  # whoever names one, means it
             wish.canary = call.space_kind()
-        story = failover(
-            traffic.pool,
-            wish,
-            spec=traffic.spec,
-            budget=traffic.budget,
-            clock=time.monotonic,
-            randomness=traffic.randomness,
-            canaries=traffic.canaries,
-        )
 
         def sending(send: Send) -> Sending:
             network.check(send.lease.endpoint.server)
@@ -204,7 +227,11 @@ class Facade:
             canary = wish.canary if send.is_canary else None
             return Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers_time, canary=canary)
 
-        return story, sending
+        if traffic.hedging is not None and traffic.may_be_hedged(call, wish):
+            size_bytes = len(call.content or b"")
+            hedge = Hedge(traffic.hedging, wish, traffic.story, size_bytes=size_bytes, clock=time.monotonic)
+            return hedge, sending
+        return traffic.story(wish), sending
 
     def _only(self, request: httpx2.Request) -> str | None:
         name = request.headers.get(ONLY_HEADER)
@@ -278,6 +305,8 @@ class Facade:
 
     def failed(self, sending: Sending, error: Exception) -> Outcome:
         """What an error means. Raises it again where it is nobody's outcome."""
+        if sending.cut is not None:
+            sending.cut.check()  # the error is of our own making
         if self._is_closed:
             raise closed_meanwhile() from error
         outcome = of_error(error, sending.watch, is_callers_time=sending.is_past_callers_time)

@@ -14,6 +14,7 @@ import httpx2
 
 from ..errors import InvalidReply
 from ..routing.endpoint import Endpoint
+from ..routing.hedging import Hedge
 from ..routing.outcome import CANCELLED, Outcome
 from ..secrets import Secret
 from .blocking import SyncAnswer
@@ -24,6 +25,7 @@ from .course import Course
 from .deadline import watched
 from .drive import drive, drive_async
 from .facade import FAILED, Facade, Sending, Traffic, closed_meanwhile
+from .hedged import drive_hedged, drive_hedged_async
 from .identity import token_of, token_threads
 from .nonblocking import GOODBYE_S, AsyncAnswer, AsyncConnectionPool
 from .relay import AsyncRelay, Relay, read_timeout
@@ -43,7 +45,10 @@ class PoolTransport(Facade, httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
         story, sending = self.begin(request)
-        ending = drive(story, lambda send: self._carried_out(sending(send)))
+        if isinstance(story, Hedge):
+            ending = drive_hedged(story, lambda send, cut: self._carried_out(sending(send).to_be_cut_by(cut)))
+        else:
+            ending = drive(story, lambda send: self._carried_out(sending(send)))
         return concluded(self._function, ending, self._traffic.spec)
 
     def close(self) -> None:
@@ -126,7 +131,10 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
         story, sending = self.begin(request)
-        ending = await drive_async(story, lambda send: self._carried_out(sending(send)))
+        if isinstance(story, Hedge):
+            ending = await drive_hedged_async(story, lambda send: self._carried_out(sending(send)))
+        else:
+            ending = await drive_async(story, lambda send: self._carried_out(sending(send)))
         return concluded(self._function, ending, self._traffic.spec)
 
     async def aclose(self) -> None:

@@ -74,6 +74,10 @@ class _Request:
             self.server.under_way.pop(self, None)
             self.done(outcome)
 
+    def cut(self) -> None:
+        self.is_over = True
+        self.server.under_way.pop(self, None)
+
 
 class Server:
     """A server with a service time and moods.
@@ -91,18 +95,21 @@ class Server:
         self.is_up, self.is_frozen = True, False
         self.error_rate = 0.0
         self.busy_until_s = -math.inf
+        self.slow_share, self.slow_s = 0.0, 0.0
         self.under_way: dict[_Request, None] = {}  # in order: a set's would differ between runs
         self.asked_at_s: list[float] = []
 
-    def ask(self, done: Callable[[Outcome], None]) -> None:
-        """Begin a request; `done` hears how it ends."""
+    def ask(self, done: Callable[[Outcome], None]) -> Callable[[], None]:
+        """Begin a request; `done` hears how it ends. What it returns cuts it, so that nobody hears of it."""
         world = self._world
         self.asked_at_s.append(world.now_s)
-        request = _Request(self, self.service_s * self._chance.uniform(0.8, 1.2), done)
+        is_slow = self.slow_share > 0 and self._chance.random() < self.slow_share
+        mean_s = self.slow_s if is_slow else self.service_s
+        request = _Request(self, mean_s * self._chance.uniform(0.8, 1.2), done)
         self.under_way[request] = None
         if not self.is_up:
             world.after(REFUSED_S, lambda: request.end(REFUSED))
-            return
+            return request.cut
         world.after(self._patience_s, lambda: request.end(TIMEOUT))
         if world.now_s < self.busy_until_s:
             left_s = self.busy_until_s - world.now_s
@@ -110,6 +117,7 @@ class Server:
             world.after(0.01, lambda: request.end(busy))
         elif not self.is_frozen:
             self._work(request)
+        return request.cut
 
     def die(self) -> None:
         """As after `kill -9`: what is under way is lost, and the port is closed."""
@@ -216,10 +224,9 @@ class Run:
         self.world.run()
         return self
 
-    def _begin(self, then: Callable[[], None]) -> None:
-        began_at_s = self.world.now_s
-        wish = Wish(ends_at_s=began_at_s + self.call_spec.deadline_s)
-        story = failover(
+    def story(self, wish: Wish) -> Story:
+        """Of one call."""
+        return failover(
             self.pool,
             wish,
             spec=self.call_spec,
@@ -227,6 +234,10 @@ class Run:
             clock=self.world.clock,
             randomness=self._chance,
         )
+
+    def _begin(self, then: Callable[[], None]) -> None:
+        began_at_s = self.world.now_s
+        story = self.story(Wish(ends_at_s=began_at_s + self.call_spec.deadline_s))
 
         def over(ending: Ending) -> None:
             has_served = ending.outcome is not None and ending.outcome.has_served

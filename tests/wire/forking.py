@@ -192,6 +192,38 @@ def under_load(url: str) -> None:
     container.shutdown_resources()
 
 
+def while_calls_are_hedged(url: str) -> None:
+    """Half of all calls are played on two threads each: a child has none of them, and hedges calls of its own."""
+    served = {"base_url": url, "api_key": "its-key"}
+    lane = {"endpoints": {"a": served, "b": served}, "hedge": 0.5}
+    container = LLMContainer(config={"embedding": lane}, env={})
+    is_done = threading.Event()
+
+    def embed(text: str) -> list[float]:
+        client = container.embedding_client().with_options(max_retries=0)
+        return client.embeddings.create(model="a-model", input=[text]).data[0].embedding
+
+    truth = {text: embed(text) for text in ("one", "two words", "three more words")}
+
+    def embed_all(times: int) -> None:
+        for text in [*truth] * times:
+            assert embed(text) == truth[text], text
+
+    def call_all_the_time() -> None:
+        while not is_done.is_set():
+            embed_all(1)
+
+    embed_all(10)
+    with meanwhile(*[call_all_the_time] * 4):
+        try:
+            for _ in range(10):
+                join(fork(lambda: embed_all(12)))  # enough for a child to know its own delay
+        finally:
+            is_done.set()
+    assert [state.in_flight for state in container.embedding.pool().snapshot()] == [0, 0]
+    container.shutdown_resources()
+
+
 def while_another_thread_builds(url: str) -> None:
     """The first use imports the SDK: a child that is forked in the middle of it must not wait for that import."""
     for delay_s in (0.05, 0.2, 0.4):
@@ -257,6 +289,7 @@ PROGRAMS = {
         a_child_that_closes_the_parents_stream,
         in_a_running_loop,
         under_load,
+        while_calls_are_hedged,
         while_another_thread_builds,
         with_a_held_lock,
     )

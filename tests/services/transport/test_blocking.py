@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from llmwire.services.transport.blocking import ConnectionPool
-from llmwire.services.transport.deadline import Phase, Watch
+from llmwire.services.transport.deadline import Cut, NoLongerWanted, Phase, Watch
 
 from .peers import PATIENCE_S, a_request, answer, full_listener, half, has_ipv6, listening, serve, silent, until_close
 
@@ -290,6 +290,56 @@ def test_closing_wakes_who_waits_for_an_answer(pool):
         pool.close()
 
         assert isinstance(asking.exception(PATIENCE_S), httpcore2.NetworkError | httpcore2.ProtocolError)
+
+
+def to_be_cut():
+    watch = Watch(None)
+    watch.cut = Cut()
+    return watch
+
+
+@pytest.mark.parametrize("play", [silent, half])
+def test_a_cut_wakes_who_waits_and_ends_the_connection(pool, play):
+    watch = to_be_cut()
+    with listening(play) as server:
+        cutting = threading.Thread(target=lambda: (server.wait_for_a_request(), watch.cut.make()))
+        cutting.start()
+        with pytest.raises(httpcore2.ReadError):
+            asked(pool, a_request(server), watch)
+        cutting.join()
+
+    assert not pool._open
+
+
+def test_a_cut_does_no_harm_to_the_next_request_on_the_same_connection(pool):
+    watch, arrived, may_answer = to_be_cut(), threading.Event(), threading.Event()
+
+    def serve_two(peer):
+        peer.request()
+        peer.send(answer())
+        peer.request()
+        arrived.set()
+        assert may_answer.wait(PATIENCE_S)
+        peer.send(answer())
+
+    with listening(serve_two) as server, ThreadPoolExecutor(1) as thread:
+        asked(pool, a_request(server), watch)
+        following = thread.submit(asked, pool, a_request(server))
+        assert arrived.wait(PATIENCE_S)
+        watch.cut.make()
+        may_answer.set()
+        assert following.result() == b"pong"
+
+    assert server.accepted == 1
+
+
+def test_what_was_cut_sends_nothing(pool):
+    watch = to_be_cut()
+    watch.cut.make()
+    with listening(lambda peer: peer.is_left()) as server, pytest.raises(NoLongerWanted):
+        asked(pool, a_request(server), watch)
+
+    assert not pool._open
 
 
 def test_a_body_that_we_cut_ourselves_is_not_taken_for_complete(pool):

@@ -14,7 +14,7 @@ import httpcore2
 import pytest
 
 from llmwire.services.transport.blocking import ConnectionPool
-from llmwire.services.transport.deadline import Phase, Watch, remaining_s, watched
+from llmwire.services.transport.deadline import Cut, NoLongerWanted, Phase, Watch, remaining_s, watched
 from llmwire.services.transport.written import Written
 
 FAR = 1000.0  #: seconds from now
@@ -278,3 +278,47 @@ def test_a_connection_that_was_kept_alive_is_not_fresh(pool, listener):
             answer.close()
 
     assert [watch.is_fresh for watch in watches] == [True, False]
+
+
+# The cut.
+
+
+class _Line:
+    """A connection that can be ended."""
+
+    def __init__(self):
+        self.is_ended = False
+
+    def end(self):
+        self.is_ended = True
+
+
+def test_a_cut_ends_the_connection_that_is_in_use():
+    cut, line = Cut(), _Line()
+    cut.takes(line)
+
+    cut.make()
+
+    assert line.is_ended
+    with pytest.raises(NoLongerWanted):
+        cut.check()
+
+
+def test_a_cut_leaves_alone_a_connection_that_was_given_back():
+    cut, line = Cut(), _Line()
+    cut.takes(line)
+    cut.leaves()
+
+    cut.make()
+
+    assert not line.is_ended
+
+
+def test_after_a_cut_no_connection_is_taken():
+    cut, line = Cut(), _Line()
+    cut.make()
+
+    with pytest.raises(NoLongerWanted):
+        cut.takes(line)
+
+    assert not line.is_ended

@@ -272,3 +272,22 @@ def test_a_request_may_name_its_endpoint(kind, a_transport):
 
     assert (response.status_code, response.headers["x-llmwire-attempts"]) == (502, "1")
     assert (one.accepted, other.accepted) == (1, 0)
+
+
+# Hedging.
+
+
+def test_traffic_in_a_child_process_hedges_with_a_lock_of_its_own():
+    known = a_traffic(URL, URL)
+    traffic = Traffic(
+        known.pool, spec=known.spec, budget=known.budget, randomness=known.randomness, listener=ignored, hedge=0.5
+    )
+    traffic.hedging._lock.acquire()  # by a thread of the parent, that the child does not have
+
+    traffic.renew_after_fork()
+
+    assert traffic.hedging.delay_s(1) is None
+
+
+def test_traffic_without_a_share_has_no_hedging():
+    assert a_traffic().hedging is None
