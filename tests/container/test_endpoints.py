@@ -477,6 +477,7 @@ SPACES = {"EMBEDDING_ENDPOINTS": "a,b", "EMBEDDING_BASE_URL": "http://f"}
         {"EMBEDDING_A_MODEL": "bert", "EMBEDDING_SPACE": "bert"},
         {"EMBEDDING_A_MODEL": "bert", "EMBEDDING_A_SPACE": "bert", "EMBEDDING_B_SPACE": "bert"},
         {"EMBEDDING_A_SPACE": "small"},
+        {"EMBEDDING_A_REVISION": "1"},
     ],
 )
 def test_endpoints_of_one_embedding_space_stand_in_one_pool(env):
@@ -491,6 +492,7 @@ def test_endpoints_of_one_embedding_space_stand_in_one_pool(env):
         ({"EMBEDDING_A_MODEL": "bert", "EMBEDDING_A_SPACE": "bert"}, "a has bert, b has text-embedding-3-small. "),
         ({"EMBEDDING_A_SPACE": "x", "EMBEDDING_B_SPACE": "y"}, "a has x, b has y. Give all the same space"),
         ({"EMBEDDING_A_SPACE": "x", "EMBEDDING_SPACE": "y", "EMBEDDING_A_MODEL": "m"}, "a has x, b has y. "),
+        ({"EMBEDDING_A_REVISION": "1", "EMBEDDING_REVISION": "2"}, "a has 1, b has 2. Give all the same revision"),
     ],
 )
 def test_an_embedding_pool_holds_one_space(env, told):

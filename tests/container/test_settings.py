@@ -614,6 +614,19 @@ def test_a_table_of_prices_holds_two(value):
     assert "must hold input and output" in refusal("price", value)
 
 
+@pytest.mark.parametrize(
+    ("value", "means"), [("0.05", 0.05), (0.5, 0.5), (0, 0.0), ("off", 0.0), ("Off", 0.0), (False, 0.0), ("no", 0.0)]
+)
+def test_a_share_of_calls_may_be_hedged_or_none(value, means):
+    assert LLMContainer(config={"embedding": {"hedge": value}}, env={}).embedding.hedge() == means
+
+
+@pytest.mark.parametrize("value", [0.51, -0.1, "often", math.nan, True, "5%"])
+def test_an_impossible_share_is_refused(value):
+    with pytest.raises(ConfigError, match=r"a share of the calls from 0 to 0\.5"):
+        LLMContainer(config={"embedding": {"hedge": value}}, env={}).embedding.hedge()
+
+
 @pytest.mark.parametrize("setting", ["strategy", "failover_after_send"])
 def test_an_unknown_way_names_those_there_are(setting):
     choices = {"strategy": Strategy, "failover_after_send": AfterSend}[setting]
