@@ -26,7 +26,7 @@ serve: $(VENV)/.installed
 	$(BIN)/python -m app_example serve --examples --database .llmwire/examples.sqlite
 
 test: $(VENV)/.installed $(VENV)/.tools $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/pytest -m frameworks tests/wire/test_frameworks.py tests/wire/test_real_embeddings.py $(ARGS)
+	$(FRAMEWORKS)/bin/pytest -m frameworks tests/wire/test_frameworks.py tests/wire/test_real_embeddings.py tests/wire/test_ray.py $(ARGS)
 	$(BIN)/pytest -m 'not frameworks and not chaos' -n $(WORKERS) $(ARGS)
 
 chaos: $(VENV)/.installed $(VENV)/.tools

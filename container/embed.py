@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -103,6 +103,7 @@ def embed_command(
             if engine is Engine.RAY:
                 from .ray import RayWorkers, settings_of
 
+                stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells of a worker's death where our JSON goes
                 settings = settings_of(container)
                 cluster = RayWorkers(settings, workers=workers, parallel=parallel, address=ray_address)
                 bulk["send"] = stack.enter_context(cluster).send

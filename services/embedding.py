@@ -133,7 +133,7 @@ class EmbeddingService(_Embedding):
         texts = _listed(texts)
         rows = _Rows(len(texts), self.dimensions, out)
         for start, batch in batched(texts, self._batches):
-            rows.put(start, self._asked(batch).vectors)
+            rows.put(start, self.embed_request(batch).vectors)
         return rows.matrix()
 
     def embed_many(
@@ -158,7 +158,7 @@ class EmbeddingService(_Embedding):
             send: embeds the texts of one request in place of this service's client, as workers elsewhere do.
         """
         spec = bulk or BulkSpec(batches=self._batches)
-        return Run(texts, send or self._asked, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+        return Run(texts, send or self.embed_request, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
 
     def embed_one(self, text: str) -> Matrix:
         """The vector of one text: float32, (dimensions,). Raises as `embed`."""
@@ -183,18 +183,22 @@ class EmbeddingService(_Embedding):
         _require(fingerprint, self._own_space())
 
     def _own_space(self) -> Space:
-        return self._known_space() or self._learn(self._asked([CANARY]).vectors[0])
+        return self._known_space() or self._learn(self.embed_request([CANARY]).vectors[0])
 
-    def _asked(self, batch: Sequence[str]) -> Answer:
+    def embed_request(self, texts: Sequence[str]) -> Answer:
+        """What one request brings: vectors as of `embed`, the tokens they cost, the endpoint they came from.
+
+        The texts are neither checked nor grouped; otherwise raises as `embed`.
+        """
         if self._is_raw():
-            posted, post = self._posted(batch), self._client.post
+            posted, post = self._posted(texts), self._client.post
             with as_they_are():
                 response = post(**posted)
-            return self._answer_of(response, batch)
-        request, create = self._created(batch), self._client.embeddings.create
+            return self._answer_of(response, texts)
+        request, create = self._created(texts), self._client.embeddings.create
         with _readable():
             reply = create(**request)
-        return self._answer_in(reply, batch)
+        return self._answer_in(reply, texts)
 
 
 class AsyncEmbeddingService(_Embedding):
@@ -205,7 +209,7 @@ class AsyncEmbeddingService(_Embedding):
         texts = _listed(texts)
         rows = _Rows(len(texts), self.dimensions, out)
         for start, batch in batched(texts, self._batches):
-            rows.put(start, (await self._asked(batch)).vectors)
+            rows.put(start, (await self.embed_request(batch)).vectors)
         return rows.matrix()
 
     def embed_many(
@@ -218,7 +222,7 @@ class AsyncEmbeddingService(_Embedding):
     ) -> AsyncRun:
         """As `EmbeddingService.embed_many`, for `async for`."""
         spec = bulk or BulkSpec(batches=self._batches)
-        return AsyncRun(texts, self._asked, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+        return AsyncRun(texts, self.embed_request, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
 
     async def embed_one(self, text: str) -> Matrix:
         """As `EmbeddingService.embed_one`."""
@@ -234,18 +238,19 @@ class AsyncEmbeddingService(_Embedding):
         _require(fingerprint, await self._own_space())
 
     async def _own_space(self) -> Space:
-        return self._known_space() or self._learn((await self._asked([CANARY])).vectors[0])
+        return self._known_space() or self._learn((await self.embed_request([CANARY])).vectors[0])
 
-    async def _asked(self, batch: Sequence[str]) -> Answer:
+    async def embed_request(self, texts: Sequence[str]) -> Answer:
+        """As `EmbeddingService.embed_request`."""
         if self._is_raw():
-            posted, post = self._posted(batch), self._client.post
+            posted, post = self._posted(texts), self._client.post
             with as_they_are():
                 response = await post(**posted)
-            return self._answer_of(response, batch)
-        request, create = self._created(batch), self._client.embeddings.create
+            return self._answer_of(response, texts)
+        request, create = self._created(texts), self._client.embeddings.create
         with _readable():
             reply = await create(**request)
-        return self._answer_in(reply, batch)
+        return self._answer_in(reply, texts)
 
 
 def _require(fingerprint: str, own: Space) -> None:

@@ -11,6 +11,7 @@ LLMWireError
         DeadlineExceeded   the time was over; also a TimeoutError
     StreamInterrupted      a stream broke off after its first content; carries what had arrived
         StreamTruncated    it ended in order, but before it was complete
+    WorkerLost             a worker of a cluster, or the way to it, died; also a ConnectionError
     SpaceMismatch          vectors of another embedding space were refused; says which
     NetworkRefused         a test: a real network call where the tests forbid it
 
@@ -132,6 +133,10 @@ class StreamInterrupted(LLMWireError):  # noqa: N818
 
 class StreamTruncated(StreamInterrupted):
     """A stream ended in order, but before the model said that it was done. `received` is the text until then."""
+
+
+class WorkerLost(LLMWireError, ConnectionError):  # noqa: N818
+    """A worker, or the way to it, died with a request under way, several times over. To be sent again."""
 
 
 class SpaceMismatch(LLMWireError):  # noqa: N818

@@ -548,7 +548,7 @@ def test_many_texts_are_sent_by_whoever_is_told_to():
     service = EmbeddingService(FakeEmbeddings(dimensions=8), model="m")
     other = EmbeddingService(FakeEmbeddings(dimensions=8), model="m")
 
-    blocks = list(service.embed_many(["a"], send=other._asked))
+    blocks = list(service.embed_many(["a"], send=other.embed_request))
 
     assert len(blocks) == 1
     assert service._client.calls == []
