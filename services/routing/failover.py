@@ -6,15 +6,15 @@ sends nothing, sleeps never, reads no clock of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ..provenance import Attempt
 from .backoff import BackoffSpec
 from .balancer import Randomness
 from .budget import Budget, BudgetSpec
-from .canary import POLL_S, Canaries
+from .canary import CANARY_S, POLL_S, Canaries
 from .outcome import CANCELLED, Blame, Outcome
 from .pool import Lease, Pool, Unavailable
 
@@ -73,7 +73,12 @@ class Send:
 
     lease: Lease
     ends_at_s: float
-    is_canary: bool = False
+    canary: str | None = None  #: of which kind of request, where it is one
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether the canary is to be sent, and not the request."""
+        return self.canary is not None
 
 
 @dataclass(slots=True)
@@ -158,14 +163,18 @@ def failover(
 def _attempt(call: _Call, lease: Lease, clock: Callable[[], float]) -> Generator[Send, Outcome | None, Outcome]:
     """Have the endpoint answer; before its first answer it shows that its vectors are of the pool's space."""
     call.sent_at_s, ends_at_s = clock(), call.ends_at_s
-    if call.must_show:
-        outcome = CANCELLED
+    if call.to_show:
         try:
-            outcome = (yield Send(lease, ends_at_s, is_canary=True)) or CANCELLED
+            for kind in call.to_show:
+                outcome = CANCELLED
+                try:
+                    outcome = (yield Send(lease, min(ends_at_s, clock() + CANARY_S), kind)) or CANCELLED
+                finally:
+                    call.has_shown(lease, kind, outcome)
+                if not outcome.has_served:
+                    return replace(outcome, may_be_poison=False)  # it was no text of the caller's
         finally:
-            call.has_shown(lease, outcome)
-        if not outcome.has_served:
-            return outcome
+            call.has_shown_all(lease)
         call.sent_at_s = clock()  # the canary's time says nothing of how fast it is: it is the first of all, and short
     return (yield Send(lease, ends_at_s)) or CANCELLED
 
@@ -186,7 +195,7 @@ class _Call:
     """What a story remembers of its attempts.
 
     Attributes:
-        must_show: the endpoint that was leased must first answer a canary.
+        to_show: kinds of requests for which the endpoint that was leased must first answer a canary.
         sent_at_s: when the attempt under way began.
     """
 
@@ -206,14 +215,15 @@ class _Call:
         "_waited_s",
         "_wish",
         "ends_at_s",
-        "must_show",
         "sent_at_s",
+        "to_show",
     )
 
     def __init__(self, pool: Pool, wish: Wish, spec: CallSpec, budget: Budget, canaries: Canaries | None) -> None:
         self._pool, self._wish, self._spec, self._budget = pool, wish, spec, budget
         self._canaries = canaries
-        self.must_show, self.sent_at_s, self.ends_at_s = False, 0.0, wish.ends_at_s
+        self.to_show: tuple[str, ...] = ()
+        self.sent_at_s, self.ends_at_s = 0.0, wish.ends_at_s
         self._tried: set[str] = set()
         self._attempts: list[Attempt] = []
         self._lease: Lease | None = None
@@ -233,34 +243,41 @@ class _Call:
     def _unwanted(self) -> set[str]:
         return self._tried | self._wish.avoid if self._wish.avoid else self._tried
 
-    def has_shown(self, lease: Lease, outcome: Outcome) -> None:
-        """What became of the canary."""
-        assert self._canaries is not None  # noqa: S101  # for the type checker: who must show has been asked to
-        assert self._wish.canary is not None  # noqa: S101
-        self.must_show = False
-        self._canaries.end(lease, self._wish.canary, has_passed=outcome.has_served)
+    def has_shown(self, lease: Lease, kind: str, outcome: Outcome) -> None:
+        """What became of a canary."""
+        if self._canaries is not None:
+            has_answered = not outcome.is_timeout and outcome.blame is not Blame.CANCELLED
+            self._canaries.shown(lease, kind, has_passed=outcome.has_served, has_answered=has_answered)
+
+    def has_shown_all(self, lease: Lease) -> None:
+        """No further canary is sent there by this call."""
+        self.to_show = ()
+        if self._canaries is not None and self._wish.canary is not None:
+            self._canaries.end(lease, self._wish.canary)
 
     def _leased_of_space(self, canaries: Canaries, kind: str, only: str | None) -> Lease | Unavailable | _BeingChecked:
         """An endpoint that has shown its space, or that this call is to ask for it."""
         asked, is_first = canaries.asked(kind), not canaries.has_reference(kind)
-        if is_first and asked:
+        if canaries.must_wait(kind):
             return _BeingChecked(asked)
         unwanted = self._unwanted()
-        lease = self._pool.lease(
-            tried=unwanted | asked,
-            model=self._wish.model,
-            only=only,
-            in_order=is_first,
-            fails_open=not self._wish.is_hedge,
-        )
+        lease = self._of_space(unwanted | asked | canaries.late(), only, in_order=is_first)
+        if isinstance(lease, Unavailable):
+            lease = self._of_space(unwanted | asked, only, in_order=is_first)
         if isinstance(lease, Unavailable):
             return _BeingChecked(asked) if asked - unwanted else lease
-        must_show = canaries.begin(lease, kind)
-        if must_show is None:  # another call was quicker
+        to_show = canaries.begin(lease, kind)
+        if to_show is None:  # another call was quicker
             lease.settle(CANCELLED, 0.0)
             return _BeingChecked(frozenset([lease.endpoint.name]))
-        self.must_show = must_show
+        self.to_show = to_show
         return lease
+
+    def _of_space(self, tried: Collection[str], only: str | None, *, in_order: bool) -> Lease | Unavailable:
+        is_hedge = self._wish.is_hedge
+        return self._pool.lease(
+            tried=tried, model=self._wish.model, only=only, in_order=in_order, fails_open=not is_hedge
+        )
 
     def may_wait(self, unavailable: Unavailable, now_s: float) -> float | None:
         """How long to rest until an endpoint may be asked again; None where that is not worth it."""

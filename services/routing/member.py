@@ -44,7 +44,7 @@ class Member:
         probes_due: successes that are wanted, one call at a time, before it is well; 0 where it is.
         refused: models that the server does not know, and until when that is believed.
         verified: kinds of embedding requests for which its vectors were found to be of the pool's space; forgotten when
-            it falls, as it may come back with another model.
+            it fails or is disabled, as it may come back with another model.
     """
 
     __slots__ = (
@@ -166,6 +166,8 @@ class Verdicts:
             return self._pause(member, outcome.pause_s, now_s) if outcome.pause_s else []
         events: list[Event] = []
         if outcome.is_failure:
+            if outcome.status != _SAYS_500:
+                member.verified.clear()
             member.load.sample_failure(took_s, now_s)
             events += self._failed(member, now_s)
         if outcome.pause_s is not None:
@@ -209,7 +211,6 @@ class Verdicts:
         if not breaker.is_tripped and not breaker.failed(now_s):
             return []
         for_s = breaker.open(now_s, self._randomness)
-        member.verified.clear()
         self._needs(member, breaker.probes)
         endpoint = member.endpoint
         state = BreakerState.OPEN
@@ -250,4 +251,5 @@ class Verdicts:
 
 
 _ITS_OWN = frozenset({Blame.ENDPOINT, Blame.KEY, Blame.LOAD})
+_SAYS_500 = 500  #: whoever says that is up: the request went wrong there, and nothing was restarted
 _SAY_NOTHING = frozenset({Blame.CANCELLED, Blame.LOCAL})

@@ -28,8 +28,16 @@ class Kind(Enum):
 
 
 _POSTED: Final = {kind.value: kind for kind in (Kind.CHAT, Kind.COMPLETION, Kind.RESPONSE, Kind.EMBEDDING)}
-#: of a request for embeddings
+#: fields of requests for embeddings, of OpenAI's API and of those that extend it, that decide what a vector is of;
+#: any other, as a trace's id, would make a kind of its own of each request, and a reference for each
+_DECIDING: Final = (
+    *("embedding_type", "input_type", "instruction", "normalize", "normalized", "output_dimension", "output_dtype"),
+    *("pooling", "prompt_name", "task", "task_type", "truncate_dim"),
+)
+_OF_SPACE: Final = frozenset({"model", "dimensions", *_DECIDING})
 _NOT_OF_SPACE: Final = frozenset({"input", "encoding_format", "user"})
+LONG_BYTES: Final = 1000  #: of what decides: an instruction may be long
+_UNSAID: Final = msgspec.Raw()
 #: what else may be asked of any server: it keeps nothing
 _STATELESS: Final = frozenset(
     {
@@ -54,6 +62,18 @@ class _Body(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     dimensions: Any = None
+    embedding_type: msgspec.Raw = msgspec.Raw()
+    input_type: msgspec.Raw = msgspec.Raw()
+    instruction: msgspec.Raw = msgspec.Raw()
+    normalize: msgspec.Raw = msgspec.Raw()
+    normalized: msgspec.Raw = msgspec.Raw()
+    output_dimension: msgspec.Raw = msgspec.Raw()
+    output_dtype: msgspec.Raw = msgspec.Raw()
+    pooling: msgspec.Raw = msgspec.Raw()
+    prompt_name: msgspec.Raw = msgspec.Raw()
+    task: msgspec.Raw = msgspec.Raw()
+    task_type: msgspec.Raw = msgspec.Raw()
+    truncate_dim: msgspec.Raw = msgspec.Raw()
     encoding_format: Any = None
     store: Any = None
     background: Any = None
@@ -80,6 +100,8 @@ class Call:
         inputs: how many texts are to be embedded.
         dimensions: that embeddings are asked for, or None.
         wants_numbers: of embeddings: as lists, and not packed.
+        space: what of a request for embeddings decides the space of its vectors; None where it asks for none.
+        is_for_all: no endpoint was singled out by the caller.
         is_stateful: one server keeps, or has, what the request is about.
     """
 
@@ -89,6 +111,7 @@ class Call:
         "dimensions",
         "headers",
         "inputs",
+        "is_for_all",
         "is_stateful",
         "is_streamed",
         "kind",
@@ -96,6 +119,7 @@ class Call:
         "model",
         "operation",
         "request",
+        "space",
         "stream",
         "wants_numbers",
     )
@@ -115,22 +139,39 @@ class Call:
         self.inputs = _count(body.input) if self.kind is Kind.EMBEDDING else 0
         self.wants_numbers = body.encoding_format == "float"
         self.dimensions: int | None = body.dimensions if isinstance(body.dimensions, int) else None
+        self.space = _space(self.model, body) if self.kind is Kind.EMBEDDING else None
+        self.is_for_all = True
         self.is_stateful = _is_stateful(self.kind, self.method, operation, body)
 
-    def space_kind(self) -> str | None:
-        """What decides the space of a request's vectors: all of it but the texts. None where it asks for no vectors."""
-        fields = self._fields() if self.kind is Kind.EMBEDDING and self.model is not None else {}
-        if not fields:
-            return None
-        return sha256(b"\n".join(b"%s:%s" % (name.encode(), fields[name]) for name in sorted(fields))).hexdigest()
+    def canary(self, content: bytes | None = None) -> Call:
+        """The same request for one text, the same for all endpoints, with those fields only that decide a space.
 
-    def canary(self) -> Call:
-        """The same request for one text, which is the same for all endpoints."""
+        Args:
+            content: of the canary of another request.
+        """
         canary = copy.copy(self)
-        fields = msgspec.json.decode(self.content or b"{}", type=dict[str, msgspec.Raw])
-        fields["input"] = msgspec.Raw(msgspec.json.encode([CANARY]))
-        canary.content, canary.inputs = msgspec.json.encode(fields), 1
+        canary.inputs = 1
+        if content is None:
+            kept = _OF_SPACE | {"encoding_format"}
+            fields = {name: value for name, value in self._fields().items() if name in kept}
+            fields["input"] = msgspec.Raw(msgspec.json.encode([CANARY]))
+            canary.content = msgspec.json.encode(fields)
+        else:
+            body = _decode(content)
+            canary.content, canary.model = content, body.model
+            canary.dimensions, canary.space = body.dimensions, _space(canary.model, body)
         return canary
+
+    @property
+    def has_fields_of_its_own(self) -> bool:
+        """Whether it has fields of which nobody here knows what they do to a vector."""
+        return bool(self._fields().keys() - _OF_SPACE - _NOT_OF_SPACE)
+
+    def _fields(self) -> dict[str, msgspec.Raw]:
+        try:
+            return msgspec.json.decode(self.content or b"{}", type=dict[str, msgspec.Raw])
+        except UNREADABLE:
+            return {}
 
     def content_for(self, model: str | None) -> bytes | None:
         """The body, asking for another model where one is given. Every other byte of a value stays as it is."""
@@ -143,14 +184,6 @@ class Call:
         fields["model"] = msgspec.Raw(msgspec.json.encode(model))
         return msgspec.json.encode(fields)
 
-    def _fields(self) -> dict[str, bytes]:
-        """Those of the body beside the texts, as they are written; how the numbers are to be packed changes none."""
-        try:
-            fields = msgspec.json.decode(self.content or b"{}", type=dict[str, msgspec.Raw])
-        except UNREADABLE:
-            return {}
-        return {name: bytes(value) for name, value in fields.items() if name not in _NOT_OF_SPACE}
-
     def _model_of_form(self) -> str | None:
         """Of a form beside its files."""
         if self.content is not None:
@@ -158,6 +191,14 @@ class Call:
         fields = {field.name: getattr(field, "value", None) for field in getattr(self.stream, "fields", ())}
         model = fields.get("model")
         return model if isinstance(model, str) else None
+
+
+def _space(model: str | None, body: _Body) -> str | None:
+    if model is None:
+        return None
+    said = [(name, bytes(value).decode()) for name in _DECIDING if (value := getattr(body, name)) != _UNSAID]
+    decided = msgspec.json.encode([model, body.dimensions, *said])
+    return decided.decode() if len(decided) < LONG_BYTES else sha256(decided).hexdigest()
 
 
 def _kind(method: str, operation: str) -> Kind:

@@ -79,7 +79,9 @@ class Traffic:
         self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
         self.listener, self.ambient = listener, ambient or Ambient({})
         self.widths, self.references = Widths(), References()
-        self.canaries = Canaries(make_lock)
+        self.canaries = Canaries(
+            self.references.knows, self.references.anchor, clock=time.monotonic, make_lock=make_lock
+        )
         self.hedging = Hedging(hedge, make_lock) if hedge else None
         self.facade = pool.endpoints[0]
         self._has_canary = has_canary
@@ -114,6 +116,7 @@ class Traffic:
     def renew_after_fork(self) -> None:
         """In a child process."""
         self.canaries.renew_after_fork()
+        self.references.renew_after_fork()
         if self.hedging is not None:
             self.hedging.renew_after_fork()
 
@@ -218,20 +221,24 @@ class Facade:
             is_stateful=call.is_stateful,
             only=self._only(request),
         )
-        if call.kind is Kind.EMBEDDING and wish.only is None and traffic.may_differ():  # whoever names one, means it
-            wish.canary = call.space_kind()
+        call.is_for_all = wish.only is None  # whoever names one endpoint, means it
+        if call.is_for_all and call.space is not None and traffic.may_differ():
+            wish.canary = call.space
 
         def sending(send: Send) -> Sending:
             network.check(send.lease.endpoint.server)
-            its = call.canary() if send.is_canary else call
-            canary = wish.canary if send.is_canary else None
-            return Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers_time, canary=canary)
+            its = call if send.canary is None else self._canary(call, send.canary)
+            is_callers = is_callers_time and send.ends_at_s >= ends_at_s  # a canary has less time, which is ours
+            return Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers, canary=send.canary)
 
         if traffic.hedging is not None and traffic.may_be_hedged(call, wish):
             size_bytes = len(call.content or b"")
             hedge = Hedge(traffic.hedging, wish, traffic.story, size_bytes=size_bytes, clock=time.monotonic)
             return hedge, sending
         return traffic.story(wish), sending
+
+    def _canary(self, call: Call, kind: str) -> Call:
+        return call.canary() if kind == call.space else call.canary(self._traffic.references.request_of(kind))
 
     def _only(self, request: httpx2.Request) -> str | None:
         name = request.headers.get(ONLY_HEADER)
@@ -290,7 +297,8 @@ class Facade:
             return outcome
         fit, received.vectors = checked(call, plain, self._traffic.widths)
         if sending.canary is not None and received.vectors is not None:
-            self._traffic.references.check(sending.canary, received.vectors.matrix[0], sending.endpoint.name)
+            vector, request = received.vectors.matrix[0], call.content or b""
+            self._traffic.references.check(sending.canary, vector, sending.endpoint.name, request)
         if fit is not plain:
             received.content, received.headers = fit, without_encoding(headers)
         self._hide_token(sending, received)

@@ -126,16 +126,18 @@ class Widths:
     """How many numbers the vectors of a pool have: as a request asks for, or else as the first answer had them."""
 
     def __init__(self) -> None:
-        self._learnt: dict[str | None, int] = {}  # by the model that is asked for
+        self._learnt: dict[str | None, int] = {}  # by what decides the space of a request
 
     def expected(self, call: Call) -> int | None:
         """What the call's vectors must have, or None: nobody knows yet."""
-        return call.dimensions or self._learnt.get(call.model)
+        return call.dimensions or self._learnt.get(call.space)
 
     def learn(self, call: Call, width: int) -> None:
         """Take the width of a good answer as the one to come."""
-        if call.dimensions is None and len(self._learnt) < MAX_MODELS:
-            self._learnt.setdefault(call.model, width)
+        if call.space in self._learnt or call.dimensions is not None or not call.is_for_all:
+            return
+        if len(self._learnt) < MAX_MODELS and not call.has_fields_of_its_own:  # which may have made it longer
+            self._learnt[call.space] = width
 
 
 def checked(call: Call, content: bytes, widths: Widths | None = None) -> tuple[bytes, Vectors | None]:
@@ -215,7 +217,8 @@ def _checked_vectors(
         vectors = _vectors(reply, call.inputs, expected)
     except _Width as error:
         # What the caller alone asks for says nothing of the pool: a server may not know how to shorten vectors.
-        kind = WrongDimensions if error.wanted == expected != call.dimensions else InvalidReply
+        is_pools = error.wanted == expected != call.dimensions and not call.has_fields_of_its_own
+        kind = WrongDimensions if is_pools else InvalidReply
         raise kind(str(error)) from None
     widths.learn(call, vectors.matrix.shape[1])
     if call.wants_numbers and any(_is_packed(row.embedding) for row in reply.data):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwire.services.routing.budget import Budget, BudgetSpec
-from llmwire.services.routing.canary import MAX_KINDS, POLL_S, Canaries, may_differ
+from llmwire.services.routing.canary import CANARY_S, LONG_S, MAX_KINDS, POLL_S, Canaries, may_differ
 from llmwire.services.routing.failover import CallSpec, Rest, Send, Wish, failover
 from llmwire.services.routing.outcome import Blame, Outcome
 from llmwire.services.routing.pool import Pool
@@ -19,6 +19,7 @@ from llmwire.services.routing.pool import Pool
 from .actors import BAD_GATEWAY, CALLERS, LOST, REFUSED, SERVED, Clock, Drawn, an_endpoint, play
 
 FOREIGN = Outcome(blame=Blame.ENDPOINT, label="WrongSpace", is_failure=True, disable_s=300.0)
+INTERNAL_ERROR = Outcome(blame=Blame.ENDPOINT, label="500", status=500, is_failure=True)
 DEADLINE_S = 30.0
 
 
@@ -34,7 +35,10 @@ class Embedding:
             make_lock=threading.RLock,
             listener=lambda event: None,
         )
-        self.canaries = Canaries(threading.Lock)
+        self.known = {}
+        self.canaries = Canaries(
+            self.known.__contains__, lambda: next(iter(self.known), None), clock=self.clock, make_lock=threading.Lock
+        )
         self.budget = Budget(BudgetSpec(), clock=self.clock, make_lock=threading.Lock)
 
     def story(self, kind="k", **wish):
@@ -54,10 +58,16 @@ class Embedding:
 
         def told(send):
             sent.append(send.lease.endpoint.name + "*" * send.is_canary)
-            return answer(send)
+            return self.noted(send, answer(send))
 
         played = play(self.story(kind, **wish), dict.fromkeys(self.names, told), clock=self.clock)
         return sent, played.ending
+
+    def noted(self, send, outcome):
+        """As the transport does: the first canary that is answered is the reference."""
+        if send.is_canary and outcome.has_served:
+            self.known.setdefault(send.canary)
+        return outcome
 
     @property
     def names(self):
@@ -178,6 +188,7 @@ def test_while_the_first_of_all_shows_itself_other_calls_wait():
         assert first.send(None).is_canary
 
         rest = second.send(None)
+        embedding.known["k"] = None
         own = first.send(SERVED)
         after = second.send(None)
 
@@ -202,7 +213,7 @@ def test_while_a_further_one_shows_itself_other_calls_go_to_those_that_have():
 
 
 def test_a_call_that_waits_longer_than_it_has_time_says_for_what():
-    embedding = Embedding("a", "b")
+    embedding = Embedding("a")
     with closing(embedding.story()) as first:
         first.send(None)
 
@@ -213,14 +224,14 @@ def test_a_call_that_waits_longer_than_it_has_time_says_for_what():
     assert "being checked" in ending.unavailable.reasons["a"]
 
 
-def test_a_call_that_is_given_up_in_mid_canary_leaves_it_to_the_next():
+def test_a_call_that_is_given_up_in_mid_canary_holds_nothing():
     embedding = Embedding("a", "b")
     story = embedding.story()
     story.send(None)
 
     story.close()
 
-    assert embedding.call()[0] == ["a*", "a"]
+    assert embedding.canaries.asked("k") == frozenset()
     assert all(state.in_flight == 0 for state in embedding.pool.snapshot())
 
 
@@ -241,8 +252,87 @@ def test_made_up_kinds_fill_no_memory():
     for number in range(MAX_KINDS + 5):
         embedding.call(kind=f"kind {number}")
 
-    assert not embedding.canaries.has_reference("kind 4")
-    assert embedding.canaries.has_reference("kind 5")
+    assert all(len(member.verified) <= MAX_KINDS for member in embedding.pool._members)
+
+
+def test_for_a_later_kind_an_endpoint_first_shows_itself_for_the_first():
+    embedding = Embedding("a", "b")
+    embedding.call(kind="first")
+
+    sent, _ = embedding.call(failing(a=REFUSED), kind="later")
+
+    assert sent == ["a*", "b*", "b*", "b"]  # of b: for the first kind, and then the reference of the later one
+
+
+def test_an_endpoint_of_another_space_never_gives_the_reference_of_a_later_kind():
+    embedding = Embedding("a", "b")
+    embedding.call(kind="first")
+
+    sent, ending = embedding.call(lambda send: REFUSED if send.lease.endpoint.name == "a" else FOREIGN, kind="later")
+
+    assert sent == ["a*", "b*"]
+    assert not ending.outcome.has_served
+    assert "later" not in embedding.known
+
+
+def test_where_the_first_does_not_answer_its_canary_the_next_call_asks_another():
+    embedding = Embedding("a", "b")
+    hung = embedding.story()
+    assert hung.send(None).lease.endpoint.name == "a"
+    hung.close()  # its caller had less time
+
+    sent, _ = embedding.call()
+
+    assert sent == ["b*", "b"]
+
+
+def test_a_canary_has_little_time_of_its_own():
+    embedding = Embedding("a", "b")
+    with closing(embedding.story()) as story:
+        send = story.send(None)
+
+    assert send.ends_at_s == embedding.clock() + CANARY_S < embedding.clock() + DEADLINE_S
+
+
+def test_nobody_waits_long_for_the_first_reference():
+    embedding = Embedding("a", "b")
+    with closing(embedding.story()) as hung:
+        hung.send(None)
+        embedding.clock.advance(LONG_S)
+
+        sent, _ = embedding.call()
+
+    assert sent == ["b*", "b"]
+
+
+def test_one_that_did_not_answer_its_canary_is_asked_again_in_a_while_or_where_no_other_can_answer():
+    embedding = Embedding("a", "b")
+    hung = embedding.story()
+    hung.send(None)
+    hung.close()
+
+    assert embedding.call(failing(b=REFUSED))[0] == ["b*", "a*", "a"]
+
+
+def test_a_canary_is_no_text_of_the_callers_and_blames_none_of_them():
+    embedding = Embedding("a", "b", "c", poisoned=1)
+
+    sent, ending = embedding.call(lambda send: LOST if send.lease.endpoint.name != "c" else SERVED)
+
+    assert sent == ["a*", "b*", "c*", "c"]
+    assert ending.outcome.has_served
+
+
+def test_an_endpoint_that_failed_shows_itself_again_unless_it_only_said_500():
+    for outcome, shows in ((LOST, True), (BAD_GATEWAY, True), (INTERNAL_ERROR, False)):
+        embedding = Embedding("a", "b")
+        embedding.call()
+        embedding.pool.lease(only="a").settle(outcome, 0.1)
+
+        embedding.clock.advance(100)
+        sent = [each for _ in range(10) for each in embedding.call()[0]]
+
+        assert ("a*" in sent) is shows
 
 
 @pytest.mark.parametrize(
@@ -295,7 +385,8 @@ def test_however_calls_interleave_no_vector_comes_from_an_endpoint_that_has_not_
                 continue
             embedding.clock.advance(0.02)
             try:
-                open_calls[number][1] = story.send(None if isinstance(sent, Rest) else answer(sent, step))
+                outcome = None if isinstance(sent, Rest) else embedding.noted(sent, answer(sent, step))
+                open_calls[number][1] = story.send(outcome)
             except StopIteration:
                 del open_calls[number]
     for story, _ in open_calls:

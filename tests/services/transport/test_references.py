@@ -81,4 +81,14 @@ def test_made_up_kinds_fill_no_memory():
     for number in range(MAX_KINDS + 5):
         references.check(f"kind {number}", STRAIGHT, "a")
 
-    references.check("kind 0", turned(0.0), "b")  # long forgotten, and so the first of its kind
+    references.check("kind 1", turned(0.0), "b")  # long forgotten, and so the first of its kind
+
+
+def test_the_first_kind_of_all_is_kept_with_what_it_was_asked_with():
+    references = References()
+    references.check("kind", STRAIGHT, "a", b"{}")
+
+    for number in range(MAX_KINDS + 5):
+        references.check(f"kind {number}", STRAIGHT, "a")
+
+    assert (references.anchor(), references.request_of("kind")) == ("kind", b"{}")
