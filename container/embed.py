@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
@@ -30,6 +31,7 @@ from llmwire.services.bulk.plan import BulkSpec
 from llmwire.services.bulk.rate import RateLimit
 from llmwire.services.bulk.results import Block, Refused, Summary
 from llmwire.services.errors import ConfigError, LLMWireError, SpaceMismatch
+from llmwire.services.space import Space
 
 from .application import LLMContainer
 
@@ -69,7 +71,9 @@ def embed_command(
     limit_store: Annotated[
         str, typer.Option(help="Where these are counted: redis://HOST:PORT/0 for all who share it.")
     ] = "memory://",
-    patience_s: Annotated[float, typer.Option("--patience", help="Seconds without one answer before it stops.")] = 600,
+    patience_s: Annotated[
+        float, typer.Option("--patience", min=0, help="Seconds without one answer before it stops.")
+    ] = 600,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file with settings.")] = None,
     env_file: Annotated[Path | None, typer.Option("--env-file", help="The .env file.")] = None,
     engine: Annotated[
@@ -86,26 +90,32 @@ def embed_command(
     """
     documents = read(Path(source), kind=kind, text_field=text, id_field=id_)
     check_suffix(out)
+    kept_at = cache or out.parent / CACHE_NAME
+    _check_apart(Path(source), out, kept_at)
     total = documents.total()
     if total is not None:
         next(iter(documents), None)  # a missing column is told before anything is paid for
     container = LLMContainer() if config is None else LLMContainer.from_toml(config)
     container.env.read_dotenv(env_file)
-    spec = BulkSpec(parallel=parallel, patience_s=patience_s, batches=BatchSpec(max_inputs=batch))
+    whole = BatchSpec()
+    tokens = min(whole.max_request_tokens, tokens_per_minute or whole.max_request_tokens)  # one that never fits waits
+    batches = BatchSpec(max_inputs=batch, max_request_tokens=tokens)
+    spec = BulkSpec(parallel=parallel, patience_s=patience_s, batches=batches)
     limit = _limit(container, requests_per_minute, tokens_per_minute, limit_store)
     try:
         with _stoppable(), ExitStack() as stack:
             service = container.embedding_service()
             space = service.space()
-            kept = stack.enter_context(VectorCache.open(cache or out.parent / CACHE_NAME, space=space))
+            kept = stack.enter_context(VectorCache.open(kept_at, space=space))
             written = stack.enter_context(output(out, space=space, model=service.model or "", has_ids=id_ is not None))
             bulk: dict[str, Any] = {"bulk": spec, "cache": kept, "limit": limit}
+            bulk["dimensions"] = Space.parse(space).dimensions  # also where no text gets a vector
             if engine is Engine.RAY:
                 from .ray import RayWorkers, settings_of
 
                 stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells of a worker's death where our JSON goes
                 settings = settings_of(container)
-                cluster = RayWorkers(settings, workers=workers, parallel=parallel, address=ray_address)
+                cluster = RayWorkers(settings, workers=workers, parallel=parallel, address=ray_address, space=space)
                 bulk["send"] = stack.enter_context(cluster).send
             job = Job(documents, lambda texts: service.embed_many(texts, **bulk))
             refused = _watched(job.write_to(written), job, total)
@@ -123,6 +133,14 @@ def embed_command(
         container.shutdown_resources()
     _show(job.summary, refused, out, as_json=as_json)
     raise typer.Exit(FAILED if refused else 0)
+
+
+def _check_apart(source: Path, out: Path, cache: Path) -> None:
+    """What is read, written and kept are three files. Raises ConfigError where two are one."""
+    for one, other in combinations({"INPUT": source, "--out": out, "--cache": cache}.items(), 2):
+        if one[1].absolute().resolve() == other[1].absolute().resolve():
+            remedy = "Choose another file: nothing of yours is to be written over."
+            raise ConfigError(f"is {one[0]} too", key=other[0], origin=str(other[1]), remedy=remedy)
 
 
 def _limit(container: LLMContainer, requests: int | None, tokens: int | None, store: str) -> RateLimit | None:
@@ -214,7 +232,9 @@ def _show(summary: Summary, refused: list[Refused], out: Path, *, as_json: bool)
     texts = f"{summary.texts:,} texts into {out} in {summary.seconds:.1f} s"
     counts = f"{summary.embedded:,} embedded, {summary.cached:,} from the cache, {summary.repeated:,} repeated"
     cost = "" if summary.cost is None else f", cost {summary.cost:.4f}"
-    console.print(f"{texts}: {counts}, {summary.refused:,} refused; {summary.tokens:,} tokens{cost}", soft_wrap=True)
+    console.print(
+        f"{texts}: {counts}, {summary.refused:,} refused; {summary.tokens:,} tokens{cost}", soft_wrap=True, markup=False
+    )
     if summary.endpoints:
         console.print(_table(summary))
     for each in refused[:REFUSED_SHOWN]:

@@ -91,15 +91,20 @@ class Embedder:
         settings: as `settings_of` gives them.
         text: the column of the texts.
         embedding: the column that is added: float32, (dimensions,) in each row.
+        space: the fingerprint of what the vectors must be of. Each process takes the first endpoint that answers there
+            for the pool's: it must be one of this space. None demands nothing.
     """
 
-    def __init__(self, settings: Settings, *, text: str = "text", embedding: str = "embedding") -> None:
-        self._settings, self._text, self._embedding = settings, text, embedding
+    def __init__(
+        self, settings: Settings, *, text: str = "text", embedding: str = "embedding", space: str | None = None
+    ) -> None:
+        self._settings, self._text, self._embedding, self._space = settings, text, embedding, space
         self._lock = threading.Lock()
         self._made: EmbeddingService | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self._settings, "text": self._text, "embedding": self._embedding}
+        fields = {"settings": self._settings, "text": self._text, "embedding": self._embedding}
+        return {**fields, "space": self._space}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # the one that made it, and no other
@@ -131,8 +136,15 @@ class Embedder:
         # At the first call and not in the constructor: of an error there only its text would reach the driver.
         with self._lock:
             if self._made is None:
-                self._container = LLMContainer(**self._settings)
-                self._made = self._container.embedding_service()
+                container = LLMContainer(**self._settings)
+                service = container.embedding_service()
+                try:
+                    if self._space is not None:
+                        service.require_space(self._space)
+                except BaseException:  # the next call starts anew: the right endpoint may be back
+                    container.shutdown_resources()
+                    raise
+                self._container, self._made = container, service
             return self._made
 
 
@@ -178,12 +190,21 @@ class RayWorkers:
         parallel: requests of the run under way at most, over all workers.
         address: HOST:PORT of a cluster, or `auto` on one of its machines; None starts one on this machine and ends it.
             Where this process is in a cluster already, that one is used, and left running.
+        space: the fingerprint of what the vectors of every worker must be of.
     Raises:
         ConfigError: on entering: Ray is not installed, nobody is at the address, or there is no room for the workers.
     """
 
-    def __init__(self, settings: Settings, *, workers: int, parallel: int, address: str | None = None) -> None:
-        self._settings, self._workers, self._address = settings, workers, address
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        workers: int,
+        parallel: int,
+        address: str | None = None,
+        space: str | None = None,
+    ) -> None:
+        self._settings, self._workers, self._address, self._space = settings, workers, address, space
         self._each = math.ceil(parallel / workers)
         self._lock = threading.Lock()
         self._load: dict[Any, int] = {}  #: requests under way, by worker
@@ -194,7 +215,7 @@ class RayWorkers:
             options = {"max_concurrency": self._each, "max_restarts": -1, "max_task_retries": RETRIES}
             worker = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD", **options)(Embedder)
             for _ in range(self._workers):
-                actor = worker.remote(self._settings)
+                actor = worker.remote(self._settings, space=self._space)
                 stack.callback(self._ray.kill, actor)  # in a cluster of others nothing of ours stays
                 self._load[actor] = 0
             self._wait_until_they_stand()

@@ -16,6 +16,7 @@ from .bulk.plan import BulkSpec
 from .bulk.results import Answer
 from .bulk.run import AsyncRun, Cache, Limit, Run
 from .errors import ConfigError, InvalidInput, InvalidReply, SpaceMismatch, as_they_are
+from .provenance import Provenance, record, recorded
 from .space import CANARY, Space
 
 if TYPE_CHECKING:
@@ -84,11 +85,12 @@ class _Embedding:
         name = provenance.endpoint or ""
         return Answer(vectors=vectors.matrix, tokens=vectors.tokens, endpoint=name, price=provenance.price)
 
-    def _answer_in(self, reply: Any, texts: Sequence[str]) -> Answer:
-        """Of a client that is not the SDK's own."""
+    def _answer_in(self, reply: Any, texts: Sequence[str], calls: Sequence[Provenance]) -> Answer:
+        """Of a client that is not the SDK's own, or that somebody watches."""
         block = _block(in_order(getattr(reply, "data", None), len(texts)), self.dimensions)
         tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None)
-        return Answer(vectors=block, tokens=tokens if isinstance(tokens, int) else 0)
+        name, price = (calls[-1].endpoint or "", calls[-1].price) if calls else ("", None)
+        return Answer(vectors=block, tokens=tokens if isinstance(tokens, int) else 0, endpoint=name, price=price)
 
     def _known_space(self) -> Space | None:
         with contextlib.suppress(TypeError):  # a client that cannot be remembered is asked each time
@@ -144,6 +146,7 @@ class EmbeddingService(_Embedding):
         cache: Cache | None = None,
         limit: Limit | None = None,
         send: Callable[[list[str]], Answer] | None = None,
+        dimensions: int | None = None,
     ) -> Run:
         """Blocks of vectors in the order of the texts, which may be more than memory holds: they are taken as needed.
 
@@ -153,12 +156,16 @@ class EmbeddingService(_Embedding):
         Args:
             bulk: how much at once, and how long to hope; None takes the service's batches.
             cache: a `VectorCache`: what it holds is not sent, what arrives is kept at once. So a run that was stopped
-                goes on where it was.
+                goes on where it was. One of another space is refused with SpaceMismatch.
             limit: a `RateLimit`, for a rate that several processes share.
             send: embeds the texts of one request in place of this service's client, as workers elsewhere do.
+            dimensions: of the vectors, where they are known and the service was told of none.
         """
         spec = bulk or BulkSpec(batches=self._batches)
-        return Run(texts, send or self.embed_request, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+        if (fingerprint := getattr(cache, "space", None)) is not None:
+            self.require_space(fingerprint)
+        width = self.dimensions or dimensions
+        return Run(texts, send or self.embed_request, spec=spec, cache=cache, limit=limit, dimensions=width)
 
     def embed_one(self, text: str) -> Matrix:
         """The vector of one text: float32, (dimensions,). Raises as `embed`."""
@@ -196,9 +203,9 @@ class EmbeddingService(_Embedding):
                 response = post(**posted)
             return self._answer_of(response, texts)
         request, create = self._created(texts), self._client.embeddings.create
-        with _readable():
+        with _readable(), _witnessed() as calls:
             reply = create(**request)
-        return self._answer_in(reply, texts)
+        return self._answer_in(reply, texts, calls)
 
 
 class AsyncEmbeddingService(_Embedding):
@@ -220,9 +227,15 @@ class AsyncEmbeddingService(_Embedding):
         cache: Cache | None = None,
         limit: Limit | None = None,
     ) -> AsyncRun:
-        """As `EmbeddingService.embed_many`, for `async for`."""
-        spec = bulk or BulkSpec(batches=self._batches)
-        return AsyncRun(texts, self.embed_request, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+        """As `EmbeddingService.embed_many`, for `async for`. The first request refuses a cache of another space."""
+        spec, fingerprint = bulk or BulkSpec(batches=self._batches), getattr(cache, "space", None)
+
+        async def send(texts: list[str]) -> Answer:
+            if fingerprint is not None:
+                await self.require_space(fingerprint)  # is remembered
+            return await self.embed_request(texts)
+
+        return AsyncRun(texts, send, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
 
     async def embed_one(self, text: str) -> Matrix:
         """As `EmbeddingService.embed_one`."""
@@ -248,9 +261,9 @@ class AsyncEmbeddingService(_Embedding):
                 response = await post(**posted)
             return self._answer_of(response, texts)
         request, create = self._created(texts), self._client.embeddings.create
-        with _readable():
+        with _readable(), _witnessed() as calls:
             reply = await create(**request)
-        return self._answer_in(reply, texts)
+        return self._answer_in(reply, texts, calls)
 
 
 def _require(fingerprint: str, own: Space) -> None:
@@ -308,6 +321,8 @@ class _Rows:
 def _check_fits(out: Matrix, count: int, dimensions: int | None) -> None:
     import numpy as np
 
+    if not isinstance(out, np.ndarray):
+        raise ValueError(f"out must be a writable float32 matrix, not {type(out).__name__}")
     if out.dtype != np.float32 or out.ndim != 2 or not out.flags.writeable:
         raise ValueError(f"out must be a writable float32 matrix, not {out.dtype} with {out.ndim} axes")
     if out.shape[0] != count or dimensions not in (None, out.shape[1]):
@@ -341,7 +356,21 @@ def _block(vectors: list[Any], dimensions: int | None) -> Matrix:
         raise InvalidReply(f"a vector is no list of numbers: {error}") from error
     if block.shape != (len(vectors), width) or not np.isfinite(block).all():
         raise InvalidReply("a vector has something in it that is no finite number")
+    if not block.any(axis=1).all():
+        raise InvalidReply("a vector is all zeros")
     return block
+
+
+@contextlib.contextmanager
+def _witnessed() -> Iterator[list[Provenance]]:
+    """Where the calls inside come from; whoever records outside learns it too."""
+    calls: list[Provenance] = []
+    try:
+        with recorded() as calls:
+            yield calls
+    finally:
+        for call in calls:
+            record(call)
 
 
 @contextlib.contextmanager

@@ -87,6 +87,11 @@ class VectorCache:
                 connection.close()
                 raise
 
+    @property
+    def space(self) -> str:
+        """The fingerprint of what its vectors are of."""
+        return self._space.fingerprint
+
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         """The known ones of these hashes, each with its vector: float32, (dimensions,), not to be written to."""
         found: dict[bytes, Vector] = {}

@@ -43,7 +43,7 @@ class BulkSpec:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be above 0, not {limit}")
-        if self.patience_s < 0:
+        if not self.patience_s >= 0:  # nan is neither
             raise ValueError(f"patience_s must not be below 0, but is {self.patience_s}")
 
     @property
@@ -79,6 +79,7 @@ class Plan:
         self._first_served = self._first_failed = 0  #: requests by what their first try met
         self._trouble_since_s: float | None = None
         self._is_exhausted = self._was_idle = False
+        self._has_any = False  #: a vector, of a server or of the cache
 
     @property
     def parallel(self) -> int:
@@ -112,6 +113,7 @@ class Plan:
             vector = vectors.get(text.key)
             if vector is not None and self._fits(vector.shape[-1]):
                 text.vector, text.is_cached = vector, True
+                self._has_any = True
             else:
                 self._was_idle = False
                 self._put_into_group(text)
@@ -173,6 +175,7 @@ class Plan:
         self.pace.served()
         self.summary.count(answer)
         self._answers += 1
+        self._has_any = True
         self._first_served += not request.failures
         self._trouble_since_s = None
         request.settle(answer.vectors)
@@ -305,7 +308,7 @@ class Plan:
             self._bisect(request)
             return
         self._refuse(request, trouble.words)
-        if not self._answers and self._refusals >= HOPELESS:
+        if not self._has_any and self._refusals >= HOPELESS:
             self._give_up(trouble, f"{self._refusals} texts were refused, and none embedded")
 
     def _refuse(self, request: Request, reason: str) -> None:

@@ -20,7 +20,7 @@ from ..routing.balancer import Randomness
 from .plan import BulkSpec, Plan
 from .request import Request
 from .results import Answer, Block, Summary
-from .story import Cache, Call, Limit, Result, Start, Story, Tale, Wait
+from .story import Cache, Call, Keeper, Limit, Result, Start, Story, Tale, Wait
 from .workers import Workers
 
 __all__ = ["AsyncRun", "BulkSpec", "Cache", "Limit", "Run"]
@@ -50,7 +50,8 @@ class _Bulk(Generic[Sent]):
         self._plan = Plan(spec or BulkSpec(), randomness, dimensions=dimensions)
         self._began_s = clock()
         self._ended_s: float | None = None
-        self._tale = Tale(self._plan, iter(texts), cache=cache, limit=limit, clock=clock)
+        self._keeper = Keeper(cache, dimensions)
+        self._tale = Tale(self._plan, iter(texts), keeper=self._keeper, limit=limit, clock=clock)
         self._story = self._tale.told()
         weakref.finalize(self, self._story.close)  # the tale and its story hold each other
         self._is_closed = False
@@ -160,7 +161,7 @@ class Run(_Bulk[Answer]):
 
     def _staff(self) -> Workers:
         if self._workers is None:
-            self._workers = Workers(self._plan.parallel, self._send, self._tale.arrived)
+            self._workers = Workers(self._plan.parallel, self._send, self._keeper, self._tale.arrived)
             weakref.finalize(self, self._workers.dismiss)  # of a run that is dropped without being closed
             self._workers.start()
         return self._workers
@@ -178,7 +179,7 @@ class Run(_Bulk[Answer]):
 class AsyncRun(_Bulk[Awaitable[Answer]]):
     """The same for asyncio, as an asynchronous iterator: `send` is awaited, each time in a task of its own.
 
-    A cancellation is to it what Ctrl-C is to `Run`. `cache` and `limit` are called in threads, one at a time.
+    A cancellation is to it what Ctrl-C is to `Run`. `cache` and `limit` are called in threads.
     """
 
     @cached_property
@@ -186,7 +187,7 @@ class AsyncRun(_Bulk[Awaitable[Answer]]):
         return asyncio.Event()
 
     @cached_property
-    def _tasks(self) -> dict[Request, asyncio.Task[Answer]]:
+    def _tasks(self) -> dict[Request, asyncio.Task[Result]]:
         return {}
 
     def _is_any_under_way(self) -> bool:
@@ -264,17 +265,20 @@ class AsyncRun(_Bulk[Awaitable[Answer]]):
                     reply = await _undisturbed(step.function, step.arguments)
 
     def _start(self, request: Request) -> None:
-        task = asyncio.create_task(self._awaited(request.texts), name="llmwire-bulk")
+        task = asyncio.create_task(self._awaited(request), name="llmwire-bulk")
         task.add_done_callback(lambda ended: self._brought(request, ended))
         self._tasks[request] = task
 
-    async def _awaited(self, texts: list[str]) -> Answer:
-        return await self._send(texts)
+    async def _awaited(self, request: Request) -> Result:
+        answer = await self._send(request.texts)
+        if self._cache is None:
+            return Result(request, answer=answer)
+        kept: Result = await _undisturbed(self._keeper.result, (request, answer))
+        return kept
 
-    def _brought(self, request: Request, task: asyncio.Task[Answer]) -> None:
+    def _brought(self, request: Request, task: asyncio.Task[Result]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        answer = task.result() if error is None else None
-        self._tale.arrived.append(Result(request, answer=answer, error=error))
+        self._tale.arrived.append(task.result() if error is None else Result(request, error=error))
         del self._tasks[request]
         self._bell.set()
 

@@ -6,6 +6,7 @@ Each step is yielded, and what came of it is sent back. Knows caches and limits;
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ LONGEST_WAIT_S: Final = 3600.0  #: a lock cannot wait for ever so many seconds; 
 
 
 class Cache(Protocol):
-    """Vectors that were paid for before. Used by one thread at a time, not always the same."""
+    """Vectors that were paid for before. Used by one thread at a time, not always the same.
+
+    Where it has an attribute `space`, the fingerprint of what its vectors are of, a service sees that its own are too.
+    """
 
     def get(self, keys: Sequence[bytes], /) -> Mapping[bytes, Vector]:
         """What is there of these keys: float32, (dimensions,) each."""
@@ -69,6 +73,38 @@ class Result:
     request: Request
     answer: Answer | None = None
     error: BaseException | None = None
+    not_kept: Exception | None = None  #: what the cache raised
+
+
+class Keeper:
+    """Puts each answer into the cache as soon as it is there, by whoever brought it: nothing else is waited for."""
+
+    def __init__(self, cache: Cache | None, dimensions: int | None) -> None:
+        self._cache, self._width, self._lock = cache, dimensions, threading.Lock()
+
+    def result(self, request: Request, answer: Answer) -> Result:
+        """What came of the request, kept; but not what the plan is going to refuse."""
+        try:
+            with self._lock:
+                if self._cache is not None and self._fits(request, answer):
+                    self._cache.put(request.keys, answer.vectors)
+        except Exception as error:
+            return Result(request, answer=answer, not_kept=error)
+        return Result(request, answer=answer)
+
+    def _fits(self, request: Request, answer: Answer) -> bool:
+        shape = answer.vectors.shape
+        if len(shape) != 2 or shape[0] != len(request):
+            return False
+        self._width = self._width or shape[1]
+        return self._width == shape[1]
+
+    def found(self, keys: Sequence[bytes]) -> Mapping[bytes, Vector]:
+        """What the cache has of them."""
+        if self._cache is None:
+            return {}
+        with self._lock:
+            return self._cache.get(keys)
 
 
 Story: TypeAlias = Generator[Start | Wait | Call | Block, Any, None]
@@ -82,12 +118,12 @@ class Tale:
         plan: Plan,
         texts: Iterator[str],
         *,
-        cache: Cache | None,
+        keeper: Keeper,
         limit: Limit | None,
         clock: Callable[[], float],
     ) -> None:
         self.plan, self._texts = plan, texts
-        self._cache, self._limit, self._clock = cache, limit, clock
+        self._keeper, self._limit, self._clock = keeper, limit, clock
         self.arrived: deque[Result] = deque()  # one leaves it when it was dealt with: an interrupt loses none
         self.not_kept: Exception | None = None
 
@@ -96,7 +132,7 @@ class Tale:
         plan = self.plan
         while not plan.is_done:
             yield Wait(0.0)
-            yield from self._take_in()
+            self._take_in()
             yield from self._send_more()
             if (block := plan.block()) is not None:
                 yield block
@@ -104,16 +140,17 @@ class Tale:
                 wait_s = plan.wait_s(self._clock())
                 yield Wait(None if wait_s is None else min(wait_s, LONGEST_WAIT_S))
 
-    def _take_in(self) -> Story:
+    def _take_in(self) -> None:
         while self.arrived:
             result = self.arrived[0]
             answer, error = self._checked(result)
             if answer is None:
                 assert error is not None  # noqa: S101  # for the type checker: it is one or the other
                 self.plan.failed(result.request, trouble_of(error), self._clock())
+            elif result.not_kept is not None:
+                self.arrived.popleft()
+                raise result.not_kept
             else:
-                if self._cache is not None:
-                    yield Call(self._cache.put, (result.request.keys, answer.vectors))
                 self.plan.answered(result.request, answer)
             self.arrived.popleft()
 
@@ -138,9 +175,7 @@ class Tale:
         if len(texts) < count:
             self.plan.exhausted()
         keys = self.plan.add(texts)
-        has_cache = keys and self._cache is not None
-        found = (yield Call(self._cache.get, (keys,))) if has_cache and self._cache is not None else {}
-        self.plan.found(found)
+        self.plan.found((yield Call(self._keeper.found, (keys,))) if keys else {})
 
     def settled(self, is_any_under_way: Callable[[], bool]) -> Story:
         """What is under way was paid for: wait for it, and keep it."""
@@ -150,18 +185,10 @@ class Tale:
                 continue
             result = self.arrived[0]
             answer, _ = self._checked(result)
+            self.not_kept = self.not_kept or result.not_kept  # one that cannot be kept must not lose the others
             if answer is not None:
-                yield Call(self._keep, (result.request.keys, answer.vectors))
                 self.plan.paid(result.request, answer)
             self.arrived.popleft()
-
-    def _keep(self, keys: Sequence[bytes], vectors: Matrix) -> None:
-        """One that cannot be kept must not lose the others."""
-        try:
-            if self._cache is not None:
-                self._cache.put(keys, vectors)
-        except Exception as error:
-            self.not_kept = self.not_kept or error
 
     def _checked(self, result: Result) -> tuple[Answer | None, BaseException | None]:
         if result.answer is None:

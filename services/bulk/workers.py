@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from .request import Request
 from .results import Answer
-from .story import Result
+from .story import Keeper, Result
 
 _Task: TypeAlias = tuple[contextvars.Context, Request, list[str]]
 
@@ -24,10 +24,10 @@ class Workers:
     the first request is sent, and that is how the end of all that was sent is known.
     """
 
-    def __init__(self, count: int, send: Callable[[list[str]], Answer], arrived: deque[Result]) -> None:
+    def __init__(self, count: int, send: Callable[[list[str]], Answer], keeper: Keeper, arrived: deque[Result]) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        arguments = (self._tasks, self._bell, send, arrived)
+        arguments = (self._tasks, self._bell, send, keeper, arrived)
         # Daemons: what is left to itself must not keep a process from ending.
         self._threads = [
             threading.Thread(target=_work, args=arguments, name="llmwire-bulk", daemon=True) for _ in range(count)
@@ -68,10 +68,11 @@ def _work(
     tasks: queue.SimpleQueue[_Task | None],
     bell: queue.SimpleQueue[bool],
     send: Callable[[list[str]], Answer],
+    keeper: Keeper,
     arrived: deque[Result],
 ) -> None:
     while (task := tasks.get()) is not None:
-        arrived.append(_result(send, *task))
+        arrived.append(_result(send, keeper, *task))
         del task  # its texts are not needed while it waits for the next
         bell.put(False)
     tasks.put(None)  # for the next one
@@ -79,9 +80,14 @@ def _work(
 
 
 def _result(
-    send: Callable[[list[str]], Answer], context: contextvars.Context, request: Request, texts: list[str]
+    send: Callable[[list[str]], Answer],
+    keeper: Keeper,
+    context: contextvars.Context,
+    request: Request,
+    texts: list[str],
 ) -> Result:
     try:
-        return Result(request, answer=context.run(send, texts))
+        answer = context.run(send, texts)
     except BaseException as error:
         return Result(request, error=error)
+    return keeper.result(request, answer)

@@ -492,3 +492,44 @@ def test_another_model_behind_the_same_name_is_refused_and_nothing_is_mixed(run,
     assert other.inputs == [[CANARY]]
     assert cached(tmp_path / CACHE) == 2
     assert (tmp_path / "out.npy").read_bytes() == before
+
+
+def test_where_all_texts_are_refused_there_is_a_file_that_says_so(run, env, tmp_path):
+    (tmp_path / "in.txt").write_text("\n \n")
+
+    ran = run("in.txt", "--out", "out.npy", env=env)
+
+    assert (ran.returncode, "Traceback" in ran.stderr) == (1, False)
+    matrix = np.load(tmp_path / "out.npy")
+    assert matrix.shape == (2, DIMENSIONS)
+    assert np.isnan(matrix).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["in.parquet", "--out", "in.parquet"], "--out (from in.parquet): is INPUT too"),
+        (["in.parquet", "--out", "./in.parquet"], "is INPUT too"),
+        (["in.parquet", "--out", "out.npy", "--cache", "in.parquet"], "--cache (from in.parquet): is INPUT too"),
+        (["in.parquet", "--out", "out.npy", "--cache", "out.npy"], "--cache (from out.npy): is --out too"),
+    ],
+    ids=["out", "out in another spelling", "cache", "cache and out"],
+)
+def test_no_file_of_the_users_is_written_over(run, server, env, tmp_path, arguments, told):
+    parquet.write_table(pyarrow.table({"text": TEXTS, "title": IDS}), tmp_path / "in.parquet")
+
+    ran = run(*arguments, env=env)
+
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert parquet.read_table(tmp_path / "in.parquet").column_names == ["text", "title"]
+
+
+def test_brackets_in_a_name_are_only_a_name(run, env, tmp_path):
+    (tmp_path / "in.txt").write_text("one\n")
+    (tmp_path / "[").mkdir()
+
+    ran = run("in.txt", "--out", "[/x].npy", env=env)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "[/x].npy" in ran.stdout

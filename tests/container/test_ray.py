@@ -11,10 +11,11 @@ import pytest
 
 from llmwire.container import LLMContainer
 from llmwire.container.ray import Embedder, RayWorkers, settings_of
+from llmwire.services import EmbeddingService
 from llmwire.services.bulk.trouble import Kind, trouble_of
-from llmwire.services.errors import AllEndpointsFailed, ConfigError, InvalidInput
+from llmwire.services.errors import AllEndpointsFailed, ConfigError, InvalidInput, SpaceMismatch
 from llmwire.services.secrets import Secret
-from llmwire.services.testing import FaultServer, StandIn, faults
+from llmwire.services.testing import FakeEmbeddings, FaultServer, StandIn, faults
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,28 @@ def test_an_address_where_nobody_listens_is_refused_at_once():
 
         with pytest.raises(ConfigError, match=f"nobody answers at {address}"), workers(address=address):
             pass
+
+
+def test_a_worker_whose_endpoints_give_another_space_embeds_nothing_and_begins_anew(monkeypatch):
+    stamped = EmbeddingService(FakeEmbeddings(dimensions=8), model="another").space()
+    embedder = Embedder({"config": {"embedding": {"model": "m"}}, "env": {}}, space=stamped)
+    made = []
+
+    class Container:
+        def __init__(self, **settings):
+            made.append(self)
+            self.client = FakeEmbeddings(dimensions=8)
+
+        def embedding_service(self):
+            return EmbeddingService(self.client, model="m" if len(made) == 1 else "another")
+
+        def shutdown_resources(self):
+            self.client.close()
+
+    monkeypatch.setattr("llmwire.container.ray.LLMContainer", Container)
+
+    with pytest.raises(SpaceMismatch):
+        embedder.embed(["a"])
+
+    assert embedder.embed(["a"]).vectors.shape == (1, 8)  # the right endpoint is back
+    assert len(made) == 2

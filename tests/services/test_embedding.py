@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AzureOpenAI, OpenAI
 
-from llmwire.container import ConfigError, InvalidInput, InvalidReply, SpaceMismatch
-from llmwire.services import AsyncEmbeddingService, EmbeddingService
+from llmwire.container import ConfigError, InvalidInput, InvalidReply, LLMContainer, SpaceMismatch
+from llmwire.services import AsyncEmbeddingService, EmbeddingService, VectorCache, recorded
 from llmwire.services.bulk.batches import BatchSpec, batched
+from llmwire.services.provenance import Provenance, record
 from llmwire.services.space import CANARY
 from llmwire.services.testing import AsyncFakeEmbeddings, FakeEmbeddings
 
@@ -388,8 +389,9 @@ READ_ONLY.flags.writeable = False
         np.zeros((2, 9), np.float32),
         np.zeros(16, np.float32),
         READ_ONLY,
+        [[0.0] * 8, [0.0] * 8],
     ],
-    ids=["float64", "rows", "columns", "flat", "read-only"],
+    ids=["float64", "rows", "columns", "flat", "read-only", "list"],
 )
 def test_a_matrix_that_does_not_fit_is_refused_before_anything_is_sent(play, out):
     client = play.fake(dimensions=8)
@@ -532,6 +534,39 @@ def test_what_is_no_fingerprint_cannot_be_required(play):
 
 
 # Many.
+
+
+def test_a_cache_of_another_space_is_refused(play, tmp_path):
+    stamped = play.call(play.service(play.fake(dimensions=8), model="another").space)
+    service = play.service(play.fake(dimensions=8), model="m")
+
+    with VectorCache.open(tmp_path / "cache.sqlite", space=stamped) as cache, pytest.raises(SpaceMismatch):
+        play.blocks(service.embed_many(["a"], cache=cache))
+
+
+def test_a_watched_client_tells_endpoint_and_price_too(monkeypatch):
+    container = LLMContainer(config={"embedding": {"base_url": "http://127.0.0.1:1", "price": 0.5}}, env={})
+    provenance = Provenance(function="embedding", endpoint="default", attempts=(), is_degraded=False, price=0.5)
+    client = container.embedding_client()
+
+    def create(**asked):
+        record(provenance)
+        return _reply([1.0, 2.0])
+
+    monkeypatch.setattr(client.embeddings, "create", create)
+    with recorded() as calls:
+        answer = container.embedding_service().embed_request(["a"])
+    container.shutdown_resources()
+
+    assert (answer.endpoint, answer.price) == ("default", 0.5)
+    assert calls == [provenance]  # whoever records around it learns it as well
+
+
+def test_zeros_of_a_foreign_client_are_refused(play):
+    service = play.service(play.simple(lambda **asked: _reply([0.0, 0.0])), model="m")
+
+    with pytest.raises(InvalidReply, match="all zeros"):
+        play.call(service.embed, ["a"])
 
 
 def test_many_texts_come_in_blocks_of_their_order(play):

@@ -249,6 +249,15 @@ def test_where_all_are_refused_it_is_the_request_that_is_wrong():
     assert f"{HOPELESS} texts were refused, and none embedded" in caught.value.__notes__[0]
 
 
+def test_where_the_cache_has_some_the_others_may_all_be_refused():
+    good, bad = [f"good {number}" for number in range(4)], [f"bad {number}" for number in range(HOPELESS + 1)]
+    cache = {key_of(text): np.ones(2, dtype=np.float32) for text in good}
+
+    game = Game([*good, *bad], cache=cache).play(lambda texts: Kind.REFUSED)
+
+    assert len(game.refused) == len(bad)
+
+
 def test_busy_servers_are_asked_less_and_the_batch_is_never_cut():
     game = Game(map(str, itertools.count()), parallel=4)
     sent = game.fill()
