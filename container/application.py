@@ -42,6 +42,7 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
             env=env.provider,
             token_source=token_source.provider,
         )
+        named = providers.Callable(clients.named, settings.provider)
         traffic = Lazy(clients.traffic, settings, listener)
         pool = providers.Callable(clients.pool_of, traffic)
         client = Lazy(clients.openai_client, traffic, close=clients.close, is_closed=clients.is_closed)
@@ -104,6 +105,7 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
         dimensions=embedding.dimensions,
         space=embedding.space,
         revision=embedding.revision,
+        named=embedding.named.provider,
     )
     async_embedding_service = providers.Factory(
         AsyncEmbeddingService,
@@ -112,6 +114,7 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
         dimensions=embedding.dimensions,
         space=embedding.space,
         revision=embedding.revision,
+        named=embedding.named.provider,
     )
 
     @classmethod

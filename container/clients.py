@@ -15,6 +15,8 @@ from llmwire.services.routing.budget import Budget
 from llmwire.services.routing.pool import Pool, PoolSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from openai import AsyncOpenAI, OpenAI
 
     from llmwire.services.routing.endpoint import TokenSource
@@ -94,6 +96,18 @@ def async_openai_client(shared: Traffic) -> AsyncOpenAI:
         client = AsyncOpenAI(http_client=http_client, **_arguments(shared))
         _load(client)
     return client
+
+
+def named(settings: Callable[[], FunctionSettings]) -> tuple[str | None, str | None]:
+    """What an embedding's vectors are of, and which revision, as far as the settings of its endpoints say it.
+
+    Nothing where they cannot be settled: a client of the user's, or a fake, needs none.
+    """
+    try:
+        settled = settings()
+    except ConfigError:
+        return None, None
+    return settled.space, settled.revision
 
 
 def pool_of(shared: Traffic) -> Pool:

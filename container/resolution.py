@@ -35,6 +35,9 @@ class FunctionSettings:
         calls: the limits of one call, all of its attempts included.
         model: what the services ask for where the caller names none.
         dimensions: of an embedding, or None where only the server knows.
+        space: what the vectors of all endpoints are of: their `space`, or else the one model that they are asked for;
+            None where that is the request's.
+        revision: of that model, where somebody said.
         canary: each endpoint of an embedding pool must show that its vectors are of the pool's space.
         hedge: the share of calls for which a second endpoint may be asked where the first is slow; 0 for none.
         warnings: what works, but probably not as meant.
@@ -47,6 +50,8 @@ class FunctionSettings:
     calls: CallSpec
     model: str
     dimensions: int | None
+    space: str | None
+    revision: str | None
     canary: bool
     hedge: float
     warnings: tuple[ConfigWarned, ...]
@@ -111,6 +116,8 @@ class _Resolution:
             ),
             model=found["model"].value,
             dimensions=found["dimensions"].value if has_vectors else None,
+            space=self._common("space") or _common_model(endpoints) if has_vectors else None,
+            revision=self._common("revision") if has_vectors else None,
             canary=found["canary"].value if has_vectors else False,
             hedge=found["hedge"].value if has_vectors else 0.0,
             warnings=self._warnings(remarks, endpoints),
@@ -176,6 +183,11 @@ class _Resolution:
         problem = f"hold more than one embedding space, which never mix: {told}"
         raise ConfigError(problem, key=self._key, origin=self._found["endpoints"].origin, remedy=remedy)
 
+    def _common(self, setting: str) -> str | None:
+        """What the endpoints say, of which none says otherwise: `_check_space` has seen to that."""
+        said = (configured.found[setting].value for configured in self._configured)
+        return next((value for value in said if value is not None), None)
+
     def _warnings(self, remarks: Iterable[str], endpoints: tuple[Endpoint, ...]) -> tuple[ConfigWarned, ...]:
         warnings = [self._warned("environment", "env", remark) for remark in remarks]
         warnings += [warning for configured in self._configured for warning in configured.warnings]
@@ -204,6 +216,11 @@ class _Resolution:
 
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:
     return endpoint.base_url, endpoint.credential, endpoint.model, endpoint.deployment
+
+
+def _common_model(endpoints: Iterable[Endpoint]) -> str | None:
+    models = {endpoint.model for endpoint in endpoints}
+    return models.pop() if len(models) == 1 else None
 
 
 def _may_not_know(endpoint: Endpoint, server: Server) -> bool:

@@ -46,10 +46,11 @@ class _Embedding:
         dimensions: int | None = None,
         space: str | None = None,
         revision: str | None = None,
+        named: Callable[[], tuple[str | None, str | None]] | None = None,
         batches: BatchSpec | None = None,
     ) -> None:
         self._client, self.model, self.dimensions = client, model, dimensions
-        self._space, self._revision = space, revision
+        self._space, self._revision, self._named = space, revision, named
         self._batches = batches or BatchSpec()
 
     def _model(self) -> str:
@@ -98,7 +99,9 @@ class _Embedding:
         return None
 
     def _learn(self, vector: Matrix) -> Space:
-        space = Space.of(vector, name=self._space or self._model(), revision=self._revision)
+        name, revision = self._named() if self._named is not None else (None, None)
+        name = self._space or name or self._model()
+        space = Space.of(vector, name=name, revision=self._revision or revision)
         with contextlib.suppress(TypeError):
             _learnt.setdefault(self._client, {})[self._what()] = space
         return space
@@ -116,6 +119,7 @@ class EmbeddingService(_Embedding):
         dimensions: asked of the server, and demanded of its answer; None takes what the server gives.
         space: the name of what the vectors are of, where the model has several; None takes the model's.
         revision: which version of the model it is, where that is to be told apart.
+        named: gives both, where they are not known here; asked when the space is.
         batches: how texts are grouped into requests.
     """
 

@@ -96,8 +96,9 @@ class Keeper:
         shape = answer.vectors.shape
         if len(shape) != 2 or shape[0] != len(request):
             return False
-        self._width = self._width or shape[1]
-        return self._width == shape[1]
+        width: int = shape[1]
+        self._width = self._width or width
+        return self._width == width
 
     def found(self, keys: Sequence[bytes]) -> Mapping[bytes, Vector]:
         """What the cache has of them."""

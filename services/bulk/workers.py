@@ -8,11 +8,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from .request import Request
 from .results import Answer
 from .story import Keeper, Result
+
+MOMENT_S: Final = 0.5  #: a Ctrl-C that comes just before a wait is seen after it only: Python looks between two steps
 
 _Task: TypeAlias = tuple[contextvars.Context, Request, list[str]]
 
@@ -49,9 +51,9 @@ class Workers:
         self._tasks.put((contextvars.copy_context(), request, request.texts))
 
     def wait(self, for_s: float | None) -> None:
-        """Until a result arrives or one goes home."""
+        """Until a result arrives or one goes home; for a moment at most."""
         with contextlib.suppress(queue.Empty):
-            self.left -= self._bell.get(timeout=for_s)
+            self.left -= self._bell.get(timeout=MOMENT_S if for_s is None else min(for_s, MOMENT_S))
 
     def dismiss(self) -> None:
         """Each goes home when it has done what it was given."""

@@ -40,6 +40,19 @@ class CallSpec:
     budget: BudgetSpec = field(default_factory=BudgetSpec)
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a call has met so far, in all of its stories: a hedged one has two.
+
+    Attributes:
+        suspicions: endpoints that the request itself may have brought down.
+        counted: attempts that count against the most that there may be.
+    """
+
+    suspicions: int = 0
+    counted: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class Wish:
     """What a call wants, as far as it decides where it goes.
@@ -55,6 +68,7 @@ class Wish:
         avoid: names of endpoints that are not wanted, as another story of the same call has asked them. Read before
             each attempt; another thread may replace it.
         is_hedge: it only stands by another story: it asks nobody who is not well, and waits for nobody.
+        tally: is that of the other story too.
     """
 
     model: str | None = None
@@ -65,6 +79,7 @@ class Wish:
     canary: str | None = None
     avoid: frozenset[str] = frozenset()
     is_hedge: bool = False
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(slots=True)
@@ -204,13 +219,12 @@ class _Call:
         "_attempts",
         "_budget",
         "_canaries",
-        "_counted",
         "_has_been_again",
         "_lease",
         "_outcome",
         "_pool",
         "_spec",
-        "_suspicions",
+        "_tally",
         "_tried",
         "_waited_s",
         "_wish",
@@ -228,7 +242,7 @@ class _Call:
         self._attempts: list[Attempt] = []
         self._lease: Lease | None = None
         self._outcome: Outcome | None = None
-        self._counted = self._suspicions = 0
+        self._tally = wish.tally
         self._waited_s = 0.0
         self._again: str | None = None
         self._has_been_again = False
@@ -292,8 +306,8 @@ class _Call:
     def weighed(self, outcome: Outcome) -> Outcome:
         """The outcome as it counts: the request that brings down a second endpoint is the one to blame."""
         if outcome.may_be_poison:
-            self._suspicions += 1
-            if self._suspicions >= self._spec.poisoned:
+            self._tally.suspicions += 1
+            if self._tally.suspicions >= self._spec.poisoned:
                 return outcome.without_penalty()
         return outcome
 
@@ -315,7 +329,7 @@ class _Call:
         """How long to rest before the next attempt, mostly 0; None where there is to be none."""
         if outcome.blame in _HOPELESS or now_s >= self._wish.ends_at_s or self._wish.only is not None:
             return None
-        if self._suspicions >= self._spec.poisoned or not self._may_be_sent_again(outcome):
+        if self._tally.suspicions >= self._spec.poisoned or not self._may_be_sent_again(outcome):
             return None
         if outcome.again_s is not None:
             return self._once_more(outcome.again_s, now_s)
@@ -323,8 +337,8 @@ class _Call:
         if is_single and (outcome.blame is Blame.KEY or outcome.is_lasting):  # it would say the same again
             return None
         if outcome.was_sent or is_single:
-            self._counted += 1
-            if self._counted >= self._spec.max_attempts:
+            self._tally.counted += 1
+            if self._tally.counted >= self._spec.max_attempts:
                 return None
         if outcome.was_sent and not self._may_be_afforded():
             return None
@@ -333,7 +347,7 @@ class _Call:
         if not is_single:
             self._tried.add(self._attempts[-1].endpoint)
             return 0.0
-        rest_s = self._spec.backoff.wait_s(self._counted, randomness)
+        rest_s = self._spec.backoff.wait_s(self._tally.counted, randomness)
         return rest_s if now_s + rest_s < self._wish.ends_at_s else None
 
     def ending(self, *, unavailable: Unavailable | None = None, is_overdue: bool = False) -> Ending:

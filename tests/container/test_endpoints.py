@@ -504,5 +504,31 @@ def test_an_embedding_pool_holds_one_space(env, told):
     assert told in message
 
 
+@pytest.mark.parametrize(
+    ("env", "space", "revision"),
+    [
+        ({}, None, None),
+        ({"EMBEDDING_A_MODEL": "bge", "EMBEDDING_B_MODEL": "bge"}, "bge", None),
+        (
+            {
+                "EMBEDDING_A_MODEL": "bge-local",
+                "EMBEDDING_B_MODEL": "bge-azure",
+                "EMBEDDING_A_SPACE": "bge",
+                "EMBEDDING_B_SPACE": "bge",
+                "EMBEDDING_A_REVISION": "v2",
+            },
+            "bge",
+            "v2",
+        ),
+        ({"EMBEDDING_SPACE": "s", "EMBEDDING_REVISION": "3"}, "s", "3"),
+    ],
+    ids=["of the request", "one model", "at the endpoints", "of the function"],
+)
+def test_what_the_vectors_of_a_pool_are_of_is_what_its_endpoints_say(env, space, revision):
+    found = settled({**SPACES, **env}, "embedding")
+
+    assert (found.space, found.revision) == (space, revision)
+
+
 def test_a_completion_pool_may_hold_several_models():
     assert len({each.model for each in settled(TWO).endpoints}) == 2

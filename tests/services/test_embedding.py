@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AzureOpenAI, OpenAI
 
-from llmwire.container import ConfigError, InvalidInput, InvalidReply, LLMContainer, SpaceMismatch
+from llmwire.container import ConfigError, InvalidInput, InvalidReply, LLMContainer, SpaceMismatch, overriding
 from llmwire.services import AsyncEmbeddingService, EmbeddingService, VectorCache, recorded
 from llmwire.services.bulk.batches import BatchSpec, batched
 from llmwire.services.provenance import Provenance, record
@@ -526,6 +526,26 @@ def test_another_model_under_the_same_name_is_refused():
 
     with pytest.raises(SpaceMismatch, match="another model answers under the same name m"):
         service().require_space(stamped)
+
+
+def test_a_space_is_named_by_the_endpoints_where_nobody_else_names_it():
+    table = {
+        "a": {"base_url": "http://127.0.0.1:1", "model": "bge-local", "space": "bge", "revision": "v2"},
+        "b": {"base_url": "http://127.0.0.1:2", "model": "bge-azure", "space": "bge"},
+    }
+    container = LLMContainer(config={"embedding": {"endpoints": table}}, env={})
+
+    with overriding(container, embedding_client=FakeEmbeddings(dimensions=8)):
+        fingerprint = container.embedding_service().space()
+
+    assert fingerprint.startswith("space1/bge/8/unit/v2/")
+
+
+def test_a_fake_needs_no_settings_for_its_space():
+    container = LLMContainer(config={}, env={})
+
+    with overriding(container, embedding_client=FakeEmbeddings(dimensions=8)):
+        assert container.embedding_service().space().startswith("space1/text-embedding-3-small/8/unit//")
 
 
 def test_what_is_no_fingerprint_cannot_be_required(play):

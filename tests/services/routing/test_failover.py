@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from llmwire.services.routing.budget import Budget, BudgetSpec
-from llmwire.services.routing.failover import AfterSend, CallSpec, Rest, Send, Wish, failover
+from llmwire.services.routing.failover import AfterSend, CallSpec, Rest, Send, Tally, Wish, failover
 from llmwire.services.routing.member import Health
 from llmwire.services.routing.outcome import CANCELLED, Blame, Outcome
 from llmwire.services.routing.pool import Lease
@@ -600,3 +600,14 @@ class TestClosing:
 
         assert [(one.in_flight, one.health) for one in caller.pool.snapshot()] == [(0, Health.OK)] * 3
         assert all(isinstance(caller.pool.lease(), Lease) for _ in range(3))
+
+
+def test_the_stories_of_one_call_bring_down_two_endpoints_between_them(a_caller):
+    caller, tally = a_caller("a", "b", "c", "d"), Tally()
+
+    first = caller.call([LOST, SERVED], tally=tally)
+    second = caller.call([LOST, SERVED], tally=tally)
+
+    assert len(first.asked) == 2
+    assert len(second.asked) == 1  # it met the second, and no third is asked
+    assert tally.suspicions == 2
