@@ -169,6 +169,19 @@ def test_each_kind_of_request_is_asked_for_apart(pool):
     assert asked == ["query", "passage"]
 
 
+def test_a_field_that_decides_no_vector_makes_no_kind_and_is_not_in_the_canary(pool):
+    container, servers = pool(model(), model("another"))
+    client = container.embedding_client()
+
+    for number in range(20):
+        client.embeddings.create(model="m", input=TEXTS, extra_body={"trace_id": str(number), "input_type": "query"})
+
+    asked = [seen.body for server in servers for seen in server.seen if seen.body["input"] == [CANARY]]
+    assert len(asked) == 2
+    assert all(body.keys() == {"model", "input", "encoding_format", "input_type"} for body in asked)
+    assert len(servers[1].seen) == 1
+
+
 def test_where_the_first_is_down_the_next_gives_the_reference_and_the_first_must_fit_it_later(pool, embed_often):
     down = lambda exchange: exchange.json({"error": {"message": "down"}}, status=502)  # noqa: E731
     container, servers = pool(down, model())

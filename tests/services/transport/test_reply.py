@@ -422,6 +422,30 @@ def test_vectors_of_several_widths_in_one_answer_are_refused_but_say_nothing_of_
     assert not isinstance(caught.value, WrongDimensions)
 
 
+@pytest.mark.parametrize(
+    "field", [{"output_dimension": 3}, {"truncate_dim": 3}, {"unheard_of": 3}], ids=lambda field: next(iter(field))
+)
+def test_a_width_that_a_callers_own_field_may_explain_says_nothing_of_the_pool(field):
+    widths = Widths()
+    checked(embeddings(), vectors([1.0, 2.0]), widths)
+
+    try:
+        checked(embeddings(**field), vectors([1.0, 2.0, 3.0]), widths)
+    except InvalidReply as error:
+        assert not isinstance(error, WrongDimensions)  # noqa: PT017  # that it is refused is as well
+
+    assert widths.expected(embeddings()) == 2
+
+
+def test_a_call_that_singles_out_an_endpoint_teaches_nothing():
+    widths, call = Widths(), embeddings()
+    call.is_for_all = False
+
+    checked(call, vectors([1.0, 2.0]), widths)
+
+    assert widths.expected(embeddings()) is None
+
+
 def test_made_up_models_fill_no_memory():
     widths = Widths()
 
