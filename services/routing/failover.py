@@ -7,8 +7,10 @@ sends nothing, sleeps never, reads no clock of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from ..provenance import Attempt
 from .backoff import BackoffSpec
@@ -40,17 +42,50 @@ class CallSpec:
     budget: BudgetSpec = field(default_factory=BudgetSpec)
 
 
-@dataclass(slots=True)
 class Tally:
-    """What a call has met so far, in all of its stories: a hedged one has two.
+    """What a call has met so far, in all of its stories: a hedged one has two, on two threads.
+
+    Args:
+        lock: for these; None where there is one story only.
 
     Attributes:
         suspicions: endpoints that the request itself may have brought down.
         counted: attempts that count against the most that there may be.
+        is_of_one: a story has ended, or has to: the call is the other's, which stands by nobody any more.
     """
 
-    suspicions: int = 0
-    counted: int = 0
+    __slots__ = ("_lock", "_under_way", "counted", "is_of_one", "suspicions")
+
+    def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
+        self.suspicions = self.counted = self._under_way = 0
+        self.is_of_one = False
+        self._lock = lock or _NO_LOCK
+
+    def begins(self, spec: CallSpec) -> bool:
+        """An attempt is to begin; False where those under way may be all that the call may make."""
+        with self._lock:
+            is_too_many = self.suspicions + self._under_way >= spec.poisoned
+            if is_too_many or self.counted + self._under_way >= spec.max_attempts:
+                self.is_of_one = True
+                return False
+            self._under_way += 1
+            return True
+
+    def ends(self, *, is_suspicious: bool) -> int:
+        """It is over. How many suspicions there are."""
+        with self._lock:
+            self._under_way -= 1
+            self.suspicions += is_suspicious
+            return self.suspicions
+
+    def counts(self) -> int:
+        """An attempt counts. How many do."""
+        with self._lock:
+            self.counted += 1
+            return self.counted
+
+
+_NO_LOCK: Final = nullcontext()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,6 +189,8 @@ def failover(
                 return call.ending(unavailable=lease.unavailable, is_overdue=True)
             yield Rest(POLL_S)
             continue
+        if not call.begins(lease):
+            return call.ending()
         outcome = CANCELLED
         try:
             outcome = yield from _attempt(call, lease, clock)
@@ -251,8 +288,12 @@ class _Call:
         only, self._again = self._again or self._wish.only, None
         if self._canaries is not None and self._wish.canary is not None:
             return self._leased_of_space(self._canaries, self._wish.canary, only)
-        tried, fails_open = self._unwanted(), not self._wish.is_hedge
+        tried, fails_open = self._unwanted(), not self._stands_by
         return self._pool.lease(tried=tried, model=self._wish.model, only=only, fails_open=fails_open)
+
+    @property
+    def _stands_by(self) -> bool:
+        return self._wish.is_hedge and not self._tally.is_of_one
 
     def _unwanted(self) -> set[str]:
         return self._tried | self._wish.avoid if self._wish.avoid else self._tried
@@ -288,28 +329,34 @@ class _Call:
         return lease
 
     def _of_space(self, tried: Collection[str], only: str | None, *, in_order: bool) -> Lease | Unavailable:
-        is_hedge = self._wish.is_hedge
+        fails_open = not self._stands_by
         return self._pool.lease(
-            tried=tried, model=self._wish.model, only=only, in_order=in_order, fails_open=not is_hedge
+            tried=tried, model=self._wish.model, only=only, in_order=in_order, fails_open=fails_open
         )
 
     def may_wait(self, unavailable: Unavailable, now_s: float) -> float | None:
         """How long to rest until an endpoint may be asked again; None where that is not worth it."""
         wait_s = unavailable.wait_s
-        if self._wish.is_hedge or wait_s is None or self._waited_s + wait_s > self._spec.longest_wait_s:
+        if self._stands_by or wait_s is None or self._waited_s + wait_s > self._spec.longest_wait_s:
             return None
         if now_s + wait_s >= self._wish.ends_at_s:
             return None
         self._waited_s += wait_s
         return wait_s
 
+    def begins(self, lease: Lease) -> bool:
+        """Whether the lease may be used; else it is given back, and what the other story brings is the call's."""
+        if self._tally.begins(self._spec):
+            return True
+        if self.to_show:
+            self.has_shown_all(lease)
+        lease.settle(CANCELLED, 0.0)
+        return False
+
     def weighed(self, outcome: Outcome) -> Outcome:
         """The outcome as it counts: the request that brings down a second endpoint is the one to blame."""
-        if outcome.may_be_poison:
-            self._tally.suspicions += 1
-            if self._tally.suspicions >= self._spec.poisoned:
-                return outcome.without_penalty()
-        return outcome
+        is_to_blame = self._tally.ends(is_suspicious=outcome.may_be_poison) >= self._spec.poisoned
+        return outcome.without_penalty() if is_to_blame and outcome.may_be_poison else outcome
 
     def note(self, lease: Lease, outcome: Outcome, took_s: float) -> None:
         endpoint = lease.endpoint
@@ -336,10 +383,8 @@ class _Call:
         is_single = self._pool.is_single
         if is_single and (outcome.blame is Blame.KEY or outcome.is_lasting):  # it would say the same again
             return None
-        if outcome.was_sent or is_single:
-            self._tally.counted += 1
-            if self._tally.counted >= self._spec.max_attempts:
-                return None
+        if (outcome.was_sent or is_single) and self._tally.counts() >= self._spec.max_attempts:
+            return None
         if outcome.was_sent and not self._may_be_afforded():
             return None
         if outcome.blame is Blame.LOAD:  # it is paused, and well: it may be asked when that is over
@@ -351,6 +396,7 @@ class _Call:
         return rest_s if now_s + rest_s < self._wish.ends_at_s else None
 
     def ending(self, *, unavailable: Unavailable | None = None, is_overdue: bool = False) -> Ending:
+        self._tally.is_of_one = True
         return Ending(self._outcome, self._lease, self._attempts, unavailable, is_overdue)
 
     def busy(self, outcome: Outcome) -> Unavailable | None:

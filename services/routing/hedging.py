@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
 
-from .failover import Ending, Send, Story, Wish
+from .failover import Ending, Send, Story, Tally, Wish
 from .outcome import Blame
 from .pool import Lease
 
@@ -31,7 +31,8 @@ class Hedging:
 
     Args:
         share: of the calls that may be hedged, from 0 to 0.5.
-        make_lock: called again in a child process, whose parent's may be held for ever.
+        make_lock: called for each call that may be hedged, and again in a child process, whose parent's lock may be
+            held for ever.
     Raises:
         ValueError: the share is none.
     """
@@ -39,7 +40,7 @@ class Hedging:
     def __init__(self, share: float, make_lock: Callable[[], AbstractContextManager[object]]) -> None:
         if not 0.0 <= share <= 0.5:
             raise ValueError(f"a share of calls to be hedged is from 0 to 0.5, not {share:g}")
-        self._share, self._make_lock = share, make_lock
+        self._share, self.make_lock = share, make_lock
         self._lock, self._tokens = make_lock(), 0.0  # nothing is hedged that no other call has earned
         self._by_size: dict[int, _Recent] = {}
 
@@ -57,6 +58,11 @@ class Hedging:
             self._tokens -= 1.0
             return True
 
+    def give_back(self) -> None:
+        """A hedge that was paid for asked nobody."""
+        with self._lock:
+            self._tokens = min(CAP, self._tokens + 1.0)
+
     def took(self, size_bytes: int, seconds: float) -> None:
         """A call was answered after so long, by whomever: earns its share of a hedge.
 
@@ -69,7 +75,7 @@ class Hedging:
 
     def renew_after_fork(self) -> None:
         """In a child: a lock of its own, and nothing known, as the parent may have been in the middle of a change."""
-        self._lock, self._tokens, self._by_size = self._make_lock(), 0.0, {}
+        self._lock, self._tokens, self._by_size = self.make_lock(), 0.0, {}
 
 
 class Hedge:
@@ -99,8 +105,9 @@ class Hedge:
         self._hedging, self._story_of, self._size_bytes = hedging, story_of, size_bytes
         self._clock, self._began_at_s = clock, clock()
         self.delay_s = hedging.delay_s(size_bytes)
-        another = replace(wish, is_hedge=True)
-        self.first, self.second = Track(wish, beside=another), Track(another, beside=wish)
+        one = replace(wish, tally=Tally(hedging.make_lock()))
+        another = replace(one, is_hedge=True)
+        self.first, self.second = Track(one, beside=another), Track(another, beside=one)
 
     @property
     def is_hedged(self) -> bool:
@@ -113,7 +120,14 @@ class Hedge:
 
     def second_story(self) -> Story | None:
         """The one that asks another endpoint; None where the budget does not pay for it."""
-        return self._story_of(self.second.wish) if self._hedging.spend() else None
+        return self._paid() if self._hedging.spend() else None
+
+    def _paid(self) -> Story:
+        try:
+            return (yield from self._story_of(self.second.wish))
+        finally:
+            if not self.is_hedged:  # there was no other endpoint to be had
+                self._hedging.give_back()
 
     def is_over(self, endings: list[Ending]) -> bool:
         """Whether the story that ended last has decided the call: it served, or nobody would take this request."""

@@ -611,3 +611,15 @@ def test_the_stories_of_one_call_bring_down_two_endpoints_between_them(a_caller)
     assert len(first.asked) == 2
     assert len(second.asked) == 1  # it met the second, and no third is asked
     assert tally.suspicions == 2
+
+
+def test_of_many_threads_no_more_begin_than_one_request_may_bring_down():
+    tally, spec, begun = Tally(threading.Lock()), CallSpec(max_attempts=100), []
+    threads = [threading.Thread(target=lambda: begun.append(tally.begins(spec))) for _ in range(8)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sum(begun) == spec.poisoned

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.services.routing.failover import CallSpec, Ending, Wish, failover
+from llmwire.services.routing.failover import CallSpec, Ending, Rest, Send, Wish, failover
 from llmwire.services.routing.hedging import CAP, MIN_SAMPLES, SAMPLES, Hedge, Hedging
 
-from .actors import CALLERS, LOST, REFUSED, SERVED, Clock, Drawn, busy
+from .actors import BAD_GATEWAY, CALLERS, LOST, REFUSED, SERVED, Clock, Drawn, busy
 from .test_canary import Embedding
 
 SIZE = 100
@@ -253,6 +253,133 @@ def test_the_second_story_does_not_wait_for_the_canary_of_the_first():
         second.send(None)
 
     assert end.value.value.outcome is None
+    first.close()
+
+
+@pytest.mark.parametrize("lost", ["first", "second"])
+def test_a_text_that_may_have_brought_down_one_endpoint_is_sent_to_no_third_while_another_has_it(lost):
+    lane = Lane("a", "b", "c")
+    first, second = lane.hedge.first_story(), lane.hedge.second_story()
+    lane.begin(lane.hedge.first, first)
+    lane.begin(lane.hedge.second, second)
+    loser, other = (first, second) if lost == "first" else (second, first)
+
+    with pytest.raises(StopIteration) as end:
+        loser.send(LOST)
+
+    assert end.value.value.outcome is LOST
+    assert sum(lane.in_flight()) == 1
+    third = other.send(BAD_GATEWAY)  # nobody else has the text now
+    assert isinstance(third, Send)
+    other.close()
+    assert lane.in_flight() == [0, 0, 0]
+
+
+def test_a_text_that_may_have_brought_down_one_endpoint_is_not_hedged_at_the_next():
+    lane = Lane("a", "b", "c")
+    first = lane.hedge.first_story()
+    lane.begin(lane.hedge.first, first)
+    lane.hedge.first.asks(first.send(LOST))
+
+    with pytest.raises(StopIteration) as end:
+        lane.hedge.second_story().send(None)
+
+    assert end.value.value.outcome is None
+    assert sum(lane.in_flight()) == 1
+    first.close()
+
+
+def test_the_story_that_is_left_alone_waits_for_a_busy_endpoint_as_the_first_would_have():
+    lane = Lane("a", "b")
+    first, second = lane.hedge.first_story(), lane.hedge.second_story()
+    lane.begin(lane.hedge.first, first)
+    lane.begin(lane.hedge.second, second)
+    with pytest.raises(StopIteration):
+        first.send(LOST)
+
+    following = second.send(busy(2.0))
+
+    assert isinstance(following, Rest)
+    second.close()
+
+
+def test_both_stories_together_make_no_more_than_the_attempts_of_a_call():
+    lane = Lane("a", "b", "c", "d")
+    first, second = lane.hedge.first_story(), lane.hedge.second_story()
+    lane.begin(lane.hedge.first, first)
+    lane.begin(lane.hedge.second, second)
+    lane.hedge.second.asks(second.send(BAD_GATEWAY))
+
+    with pytest.raises(StopIteration) as end:
+        second.send(BAD_GATEWAY)
+
+    assert end.value.value.outcome is BAD_GATEWAY
+    assert sum(lane.in_flight()) == 1
+    first.close()
+
+
+@given(
+    outcomes=st.lists(st.sampled_from([LOST, BAD_GATEWAY, REFUSED, busy(1.0)]), min_size=20, max_size=20),
+    turns=st.lists(st.booleans(), min_size=60, max_size=60),
+)
+def test_whatever_happens_two_stories_never_ask_more_than_one_could(outcomes, turns):
+    lane = Lane(*"abcdefg")
+    waiting = {True: lane.hedge.first_story(), False: lane.hedge.second_story()}
+    steps, lost, sent = {}, 0, 0
+
+    for turn in turns:
+        if not (story := waiting.get(turn)):
+            continue
+        outcome = None
+        if isinstance(steps.get(turn), Send):
+            outcome = outcomes.pop() if outcomes else REFUSED
+            lost += outcome is LOST
+            sent += outcome.was_sent
+        lane.clock.advance(0.1)
+        try:
+            steps[turn] = story.send(outcome)
+        except StopIteration:
+            del waiting[turn]
+            steps.pop(turn, None)
+            continue
+        if isinstance(steps[turn], Send):
+            (lane.hedge.first if turn else lane.hedge.second).asks(steps[turn])
+
+        under_way = sum(isinstance(step, Send) for step in steps.values())
+        assert lost + under_way <= CallSpec().poisoned
+        assert sent + under_way <= CallSpec().max_attempts
+
+    for story in waiting.values():
+        story.close()
+    assert set(lane.in_flight()) == {0}
+
+
+# What a hedge costs that asks nobody.
+
+
+def test_a_hedge_that_finds_no_endpoint_costs_nothing():
+    lane = Lane("a")
+    before = lane.hedging._tokens
+    first, second = lane.hedge.first_story(), lane.hedge.second_story()
+    lane.begin(lane.hedge.first, first)
+
+    with pytest.raises(StopIteration):
+        second.send(None)
+
+    assert lane.hedging._tokens == before
+    first.close()
+
+
+def test_a_hedge_that_asks_costs_one_token_whatever_comes_of_it():
+    lane = Lane("a", "b", "c")
+    before = lane.hedging._tokens
+    first, second = lane.hedge.first_story(), lane.hedge.second_story()
+    lane.begin(lane.hedge.first, first)
+
+    lane.begin(lane.hedge.second, second)
+    second.close()
+
+    assert lane.hedging._tokens == before - 1
     first.close()
 
 
