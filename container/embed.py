@@ -24,14 +24,13 @@ from rich.table import Table
 
 from llmwire.services.bulk.batches import BatchSpec
 from llmwire.services.bulk.cache import VectorCache
-from llmwire.services.bulk.documents import KINDS, read
+from llmwire.services.bulk.documents import KINDS, STDIN, read
 from llmwire.services.bulk.job import Job
-from llmwire.services.bulk.outputs import check_suffix, output
+from llmwire.services.bulk.outputs import check_suffix, manifest_of, output
 from llmwire.services.bulk.plan import BulkSpec
 from llmwire.services.bulk.rate import RateLimit
 from llmwire.services.bulk.results import Block, Refused, Summary
 from llmwire.services.errors import ConfigError, LLMWireError, SpaceMismatch
-from llmwire.services.space import Space
 
 from .application import LLMContainer
 
@@ -109,7 +108,6 @@ def embed_command(
             kept = stack.enter_context(VectorCache.open(kept_at, space=space))
             written = stack.enter_context(output(out, space=space, model=service.model or "", has_ids=id_ is not None))
             bulk: dict[str, Any] = {"bulk": spec, "cache": kept, "limit": limit}
-            bulk["dimensions"] = Space.parse(space).dimensions  # also where no text gets a vector
             if engine is Engine.RAY:
                 from .ray import RayWorkers, settings_of
 
@@ -136,11 +134,23 @@ def embed_command(
 
 
 def _check_apart(source: Path, out: Path, cache: Path) -> None:
-    """What is read, written and kept are three files. Raises ConfigError where two are one."""
-    for one, other in combinations({"INPUT": source, "--out": out, "--cache": cache}.items(), 2):
-        if one[1].absolute().resolve() == other[1].absolute().resolve():
+    """What is read, written and kept are different files. Raises ConfigError where two are one."""
+    files = {"--out": out, "--cache": cache}
+    if str(source) != STDIN:
+        files = {"INPUT": source, **files}
+    if out.suffix.lower() == ".npy":
+        files["the manifest of --out"] = manifest_of(out)
+    for (name, path), (other_name, other) in combinations(files.items(), 2):
+        if _is_same(path, other):
             remedy = "Choose another file: nothing of yours is to be written over."
-            raise ConfigError(f"is {one[0]} too", key=other[0], origin=str(other[1]), remedy=remedy)
+            raise ConfigError(f"is {name} too", key=other_name, origin=str(other), remedy=remedy)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)  # also by another name: a hard link, a letter's case
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _limit(container: LLMContainer, requests: int | None, tokens: int | None, store: str) -> RateLimit | None:
@@ -228,17 +238,15 @@ def _show(summary: Summary, refused: list[Refused], out: Path, *, as_json: bool)
         facts = {"out": str(out), **asdict(summary), "cost": summary.cost}
         typer.echo(json.dumps({**facts, "refused": [asdict(each) for each in refused]}, indent=2))
         return
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names and reasons are no markup
     texts = f"{summary.texts:,} texts into {out} in {summary.seconds:.1f} s"
     counts = f"{summary.embedded:,} embedded, {summary.cached:,} from the cache, {summary.repeated:,} repeated"
     cost = "" if summary.cost is None else f", cost {summary.cost:.4f}"
-    console.print(
-        f"{texts}: {counts}, {summary.refused:,} refused; {summary.tokens:,} tokens{cost}", soft_wrap=True, markup=False
-    )
+    console.print(f"{texts}: {counts}, {summary.refused:,} refused; {summary.tokens:,} tokens{cost}", soft_wrap=True)
     if summary.endpoints:
         console.print(_table(summary))
     for each in refused[:REFUSED_SHOWN]:
-        console.print(f"  text {each.position}: {each.reason}", markup=False, soft_wrap=True)
+        console.print(f"  text {each.position}: {each.reason}", soft_wrap=True)
     if len(refused) > REFUSED_SHOWN:
         console.print(f"  and {len(refused) - REFUSED_SHOWN:,} more, which the output names")
 

@@ -150,7 +150,6 @@ class EmbeddingService(_Embedding):
         cache: Cache | None = None,
         limit: Limit | None = None,
         send: Callable[[list[str]], Answer] | None = None,
-        dimensions: int | None = None,
     ) -> Run:
         """Blocks of vectors in the order of the texts, which may be more than memory holds: they are taken as needed.
 
@@ -160,16 +159,13 @@ class EmbeddingService(_Embedding):
         Args:
             bulk: how much at once, and how long to hope; None takes the service's batches.
             cache: a `VectorCache`: what it holds is not sent, what arrives is kept at once. So a run that was stopped
-                goes on where it was. One of another space is refused with SpaceMismatch.
+                goes on where it was. One of another space is refused with SpaceMismatch, before a text is taken.
             limit: a `RateLimit`, for a rate that several processes share.
             send: embeds the texts of one request in place of this service's client, as workers elsewhere do.
-            dimensions: of the vectors, where they are known and the service was told of none.
         """
-        spec = bulk or BulkSpec(batches=self._batches)
-        if (fingerprint := getattr(cache, "space", None)) is not None:
-            self.require_space(fingerprint)
-        width = self.dimensions or dimensions
-        return Run(texts, send or self.embed_request, spec=spec, cache=cache, limit=limit, dimensions=width)
+        spec, send = bulk or BulkSpec(batches=self._batches), send or self.embed_request
+        before, width = _requirement(self.require_space, cache), self.dimensions or _width_of(cache)
+        return Run(texts, send, spec=spec, cache=cache, limit=limit, dimensions=width, before=before)
 
     def embed_one(self, text: str) -> Matrix:
         """The vector of one text: float32, (dimensions,). Raises as `embed`."""
@@ -231,15 +227,10 @@ class AsyncEmbeddingService(_Embedding):
         cache: Cache | None = None,
         limit: Limit | None = None,
     ) -> AsyncRun:
-        """As `EmbeddingService.embed_many`, for `async for`. The first request refuses a cache of another space."""
-        spec, fingerprint = bulk or BulkSpec(batches=self._batches), getattr(cache, "space", None)
-
-        async def send(texts: list[str]) -> Answer:
-            if fingerprint is not None:
-                await self.require_space(fingerprint)  # is remembered
-            return await self.embed_request(texts)
-
-        return AsyncRun(texts, send, spec=spec, cache=cache, limit=limit, dimensions=self.dimensions)
+        """As `EmbeddingService.embed_many`, for `async for`."""
+        spec, before = bulk or BulkSpec(batches=self._batches), _requirement(self.require_space, cache)
+        width, send = self.dimensions or _width_of(cache), self.embed_request
+        return AsyncRun(texts, send, spec=spec, cache=cache, limit=limit, dimensions=width, before=before)
 
     async def embed_one(self, text: str) -> Matrix:
         """As `EmbeddingService.embed_one`."""
@@ -268,6 +259,18 @@ class AsyncEmbeddingService(_Embedding):
         with _readable(), _witnessed() as calls:
             reply = await create(**request)
         return self._answer_in(reply, texts, calls)
+
+
+def _requirement(require: Callable[[str], Any], cache: Cache | None) -> Callable[[], Any] | None:
+    """What a run with this cache asks first; None where the cache does not say what its vectors are of."""
+    fingerprint = getattr(cache, "space", None)
+    return None if fingerprint is None else lambda: require(fingerprint)
+
+
+def _width_of(cache: Cache | None) -> int | None:
+    """Of a cache's vectors, where it says what they are of: known also where no text of a run gets one."""
+    fingerprint = getattr(cache, "space", None)
+    return None if fingerprint is None else Space.parse(fingerprint).dimensions
 
 
 def _require(fingerprint: str, own: Space) -> None:

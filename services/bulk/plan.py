@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
-from ..errors import InvalidInput, InvalidReply, SpaceMismatch
+from ..errors import InvalidInput
 from ..routing.backoff import BackoffSpec
 from ..routing.balancer import Randomness
 from .batches import BatchSpec, check
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BACKOFF: Final = BackoffSpec(base_s=1.0, cap_s=30.0)  #: nobody waits at a screen; a restart takes some seconds
 SUSPECT: Final = 3  #: failures of one request, while others are served: two may be chance
 HOPELESS: Final = 50  #: texts refused and none embedded: it is the request that is wrong, not each of them
+REMEMBERED: Final = 100_000  #: refused texts that would not be sent again: some 50 MB of keys and reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Plan:
         self._held: deque[Text] = deque()  #: one a position, those of a text that repeats are the same
         self._start = 0  #: the position of the first of them
         self._known: dict[bytes, Text] = {}
+        self._past: dict[bytes, None] = {}  #: the keys of refused ones that were handed on, the oldest first
         self._new: list[Text] = []  #: whether the cache has them is not known yet
         self._group: list[Text] = []  #: of the next request
         self._group_tokens = 0
@@ -140,6 +142,16 @@ class Plan:
         self._ready.appendleft(request)
         self._rest_until_s = max(self._rest_until_s, until_s)
 
+    def never_goes(self, request: Request) -> None:
+        """What `next` gave is more than the limit ever lets go: it is cut, and a single text of it is refused."""
+        self._end(request)
+        if len(request) > 1:
+            self._bisect(request)
+        else:  # it says nothing of what a server would refuse
+            request.refuse(
+                f"may have {request.tokens:,} tokens, more than the limit ever lets go: split it, or raise that"
+            )
+
     def wait_s(self, now_s: float) -> float | None:
         """How long nothing is to be sent, unless a request ends before; None: until one ends."""
         if not self.pace.has_room:
@@ -151,27 +163,10 @@ class Plan:
 
     # What came of it.
 
-    def check(self, request: Request, answer: Answer) -> None:
-        """Whether an answer can be used.
-
-        Raises:
-            InvalidReply: there is not one vector for each text.
-            SpaceMismatch: the vectors have other dimensions than those before.
-        """
-        shape = answer.vectors.shape
-        if len(shape) != 2 or shape[0] != len(request):
-            raise InvalidReply(f"the answer has vectors of shape {shape} for {len(request)} texts")
-        if not self._fits(shape[1]):
-            raise SpaceMismatch(
-                f"a vector of {answer.endpoint or 'an endpoint'} has {shape[1]} dimensions where the others have "
-                f"{self._dimensions}: let all endpoints of embedding serve the same model",
-                expected=f"{self._dimensions} dimensions",
-                found=f"{shape[1]} dimensions",
-            )
-
     def answered(self, request: Request, answer: Answer) -> None:
-        """A request brought what `check` found good."""
+        """A request brought vectors: one for each text, as wide as all others."""
         self._end(request)
+        self._dimensions = self._dimensions or answer.vectors.shape[1]
         self.pace.served()
         self.summary.count(answer)
         self._answers += 1
@@ -392,8 +387,8 @@ class Plan:
         self._held.popleft()
         self._start += 1
         text.uses -= 1
-        if not text.uses and text.reason is None:  # a text that was refused is not asked for again
-            self._known.pop(text.key, None)
+        if not text.uses:
+            self._let_go(text)
         summary = self.summary
         summary.texts += 1
         if text.reason is not None:
@@ -403,3 +398,18 @@ class Plan:
         elif text.is_counted:
             summary.repeated += 1
         text.is_counted = True
+
+    def _let_go(self, text: Text) -> None:
+        """Forget it; but a text that was refused lately is not asked for again."""
+        if text.reason is None:
+            self._known.pop(text.key, None)
+        elif text.key in self._known:
+            self._past[text.key] = None
+            if len(self._past) > REMEMBERED:
+                self._forget_the_oldest()
+
+    def _forget_the_oldest(self) -> None:
+        key = next(iter(self._past))
+        del self._past[key]
+        if not self._known[key].uses:  # else it is held again, and comes back here
+            del self._known[key]

@@ -29,6 +29,10 @@ _OPTION: Final = "has an option that redis-py does not take"  # not shown: it ma
 _SCHEMES: Final = ("redis", "rediss", "redis+unix", "valkey", "valkeys", "valkey+unix")
 
 
+class NeverGoes(ConfigError):  # noqa: N818  # as the other errors
+    """A request is larger than what a whole minute may have: it would wait for ever."""
+
+
 class RateLimit:
     """Permission to send, of at most so many requests and tokens a minute. Safe among threads.
 
@@ -84,7 +88,8 @@ class RateLimit:
             texts: in the request.
             tokens: in the request, as well as they are known.
         Raises:
-            ConfigError: the request is larger than what a whole minute may have, or the store was away for too long.
+            NeverGoes: the request is larger than what a whole minute may have. A run cuts it, down to single texts.
+            ConfigError: the store was away for too long.
         """
         costs = {"requests_per_minute": 1, "tokens_per_minute": tokens}
         self._check_fits(texts, tokens)
@@ -128,7 +133,7 @@ class RateLimit:
             problem = (
                 f"a request of {texts:,} texts has {tokens:,} tokens, more than a whole minute may have ({limit:,})"
             )
-            raise ConfigError(problem, key="tokens_per_minute", remedy="Make the requests smaller, or raise the limit.")
+            raise NeverGoes(problem, key="tokens_per_minute", remedy="Make the requests smaller, or raise the limit.")
 
     def _absent(self, error: Exception) -> float:
         now_s = self._clock()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import random
 import time
 import weakref
@@ -40,13 +42,14 @@ class _Bulk(Generic[Sent]):
         cache: Cache | None = None,
         limit: Limit | None = None,
         dimensions: int | None = None,
+        before: Callable[[], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
         randomness: Randomness = random,
     ) -> None:
         if isinstance(texts, str | bytes):
             raise InvalidInput("a bulk run takes many texts, not one: put it into a list", position=0)
         self._send: Callable[[list[str]], Sent] = send
-        self._cache, self._clock = cache, clock
+        self._cache, self._before, self._clock = cache, before, clock
         self._plan = Plan(spec or BulkSpec(), randomness, dimensions=dimensions)
         self._began_s = clock()
         self._ended_s: float | None = None
@@ -65,6 +68,11 @@ class _Bulk(Generic[Sent]):
 
     def _is_any_under_way(self) -> bool:
         raise NotImplementedError
+
+    def _first(self) -> Callable[[], Any] | None:
+        """What is to be done before the first text is taken, once."""
+        before, self._before = self._before, None
+        return before
 
     def _end_story(self) -> None:
         self._is_closed = True
@@ -88,9 +96,10 @@ class Run(_Bulk[Answer]):
         cache: None keeps nothing.
         limit: None waits for no permission.
         dimensions: of the vectors; None learns it of the first.
+        before: is called once, before the first text is taken; what it raises ends the run.
         clock: seconds, monotonic.
     Raises:
-        Exception: while iterating, what stopped the run, as `send`, `texts`, `cache` or `limit` raised it.
+        Exception: while iterating, what stopped the run, as `send`, `texts`, `cache`, `limit` or `before` raised it.
     """
 
     _workers: Workers | None = None
@@ -102,6 +111,8 @@ class Run(_Bulk[Answer]):
         if self._is_closed:
             raise StopIteration
         try:
+            if (before := self._first()) is not None:
+                before()
             block = self._play(self._story)
         except BaseException as error:
             self._close_after(error)
@@ -179,7 +190,7 @@ class Run(_Bulk[Answer]):
 class AsyncRun(_Bulk[Awaitable[Answer]]):
     """The same for asyncio, as an asynchronous iterator: `send` is awaited, each time in a task of its own.
 
-    A cancellation is to it what Ctrl-C is to `Run`. `cache` and `limit` are called in threads.
+    A cancellation is to it what Ctrl-C is to `Run`. `cache` and `limit` are called in threads; `before` is awaited.
     """
 
     @cached_property
@@ -200,6 +211,8 @@ class AsyncRun(_Bulk[Awaitable[Answer]]):
         if self._is_closed:
             raise StopAsyncIteration
         try:
+            if (before := self._first()) is not None:
+                await before()
             block = await self._play(self._story)
         except BaseException as error:
             await self._close_after(error)
@@ -272,7 +285,7 @@ class AsyncRun(_Bulk[Awaitable[Answer]]):
     async def _awaited(self, request: Request) -> Result:
         answer = await self._send(request.texts)
         if self._cache is None:
-            return Result(request, answer=answer)
+            return self._keeper.result(request, answer)
         kept: Result = await _undisturbed(self._keeper.result, (request, answer))
         return kept
 
@@ -290,12 +303,14 @@ class AsyncRun(_Bulk[Awaitable[Answer]]):
 
 
 async def _undisturbed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Its result, from a thread. A cancellation waits for its end: a cache must not be used by two threads at once."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    """Its result, from a thread. A cancellation waits for its end: what is to be kept must not be lost."""
+    call = functools.partial(contextvars.copy_context().run, function, *arguments)
+    # No task of its own, as `asyncio.to_thread` would need: a loop that ends cancels those before a thread is free.
+    future = asyncio.get_running_loop().run_in_executor(None, call)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # is of no interest any more, and nobody shall be warned of it
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # is of no interest any more, and nobody shall be warned of it
         raise

@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from ..errors import LLMWireError
+from ..errors import InvalidReply, SpaceMismatch
 from .plan import Plan
+from .rate import NeverGoes
 from .request import Request
 from .results import Answer, Block
 from .trouble import trouble_of
@@ -41,7 +42,11 @@ class Limit(Protocol):
     """Permission to send, as of a rate limit that many processes share."""
 
     def delay_s(self, texts: int, tokens: int, /) -> float:
-        """0.0 where a request may go now, and is counted; else seconds after which to ask again. May block."""
+        """0.0 where a request may go now, and is counted; else seconds after which to ask again. May block.
+
+        Raises:
+            NeverGoes: it is more than is ever let go at once.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,44 +73,61 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a request brought: an answer or an error."""
+    """What a request brought: an answer that can be used, or an error."""
 
     request: Request
     answer: Answer | None = None
     error: BaseException | None = None
-    not_kept: Exception | None = None  #: what the cache raised
+    not_kept: BaseException | None = None  #: what the cache raised
 
 
 class Keeper:
-    """Puts each answer into the cache as soon as it is there, by whoever brought it: nothing else is waited for."""
+    """Judges each answer and puts it into the cache as soon as it is there, by whoever brought it.
+
+    Safe among threads; the cache meets one at a time. All vectors that it lets pass are of one width, which it learns
+    of the first: nothing wrong is kept, and nothing is handed on that was not kept.
+    """
 
     def __init__(self, cache: Cache | None, dimensions: int | None) -> None:
-        self._cache, self._width, self._lock = cache, dimensions, threading.Lock()
+        self._cache, self._dimensions, self._lock = cache, dimensions, threading.Lock()
 
     def result(self, request: Request, answer: Answer) -> Result:
-        """What came of the request, kept; but not what the plan is going to refuse."""
-        try:
-            with self._lock:
-                if self._cache is not None and self._fits(request, answer):
+        """What came of the request. Raises nothing: an error is part of it."""
+        with self._lock:
+            try:
+                self._check(request, answer)
+            except Exception as error:
+                return Result(request, error=error)
+            try:
+                if self._cache is not None:
                     self._cache.put(request.keys, answer.vectors)
-        except Exception as error:
-            return Result(request, answer=answer, not_kept=error)
+            except BaseException as error:  # or else the thread would end, and the run wait for it
+                return Result(request, answer=answer, not_kept=error)
         return Result(request, answer=answer)
 
-    def _fits(self, request: Request, answer: Answer) -> bool:
-        shape = answer.vectors.shape
-        if len(shape) != 2 or shape[0] != len(request):
-            return False
-        width: int = shape[1]
-        self._width = self._width or width
-        return self._width == width
-
     def found(self, keys: Sequence[bytes]) -> Mapping[bytes, Vector]:
-        """What the cache has of them."""
+        """What the cache has of them; what is of another width will be embedded again."""
         if self._cache is None:
             return {}
         with self._lock:
-            return self._cache.get(keys)
+            vectors = self._cache.get(keys)
+            return {key: vectors[key] for key in keys if key in vectors and self._fits(vectors[key].shape[-1])}
+
+    def _check(self, request: Request, answer: Answer) -> None:
+        shape = answer.vectors.shape
+        if len(shape) != 2 or shape[0] != len(request):
+            raise InvalidReply(f"the answer has vectors of shape {shape} for {len(request)} texts")
+        if not self._fits(shape[1]):
+            raise SpaceMismatch(
+                f"a vector of {answer.endpoint or 'an endpoint'} has {shape[1]} dimensions where the others have "
+                f"{self._dimensions}: let all endpoints of embedding serve the same model",
+                expected=f"{self._dimensions} dimensions",
+                found=f"{shape[1]} dimensions",
+            )
+
+    def _fits(self, width: int) -> bool:
+        self._dimensions = self._dimensions or width
+        return self._dimensions == width
 
 
 Story: TypeAlias = Generator[Start | Wait | Call | Block, Any, None]
@@ -126,7 +148,7 @@ class Tale:
         self.plan, self._texts = plan, texts
         self._keeper, self._limit, self._clock = keeper, limit, clock
         self.arrived: deque[Result] = deque()  # one leaves it when it was dealt with: an interrupt loses none
-        self.not_kept: Exception | None = None
+        self.not_kept: BaseException | None = None
 
     def told(self) -> Story:
         """From the first text to the last block."""
@@ -144,24 +166,23 @@ class Tale:
     def _take_in(self) -> None:
         while self.arrived:
             result = self.arrived[0]
-            answer, error = self._checked(result)
-            if answer is None:
-                assert error is not None  # noqa: S101  # for the type checker: it is one or the other
-                self.plan.failed(result.request, trouble_of(error), self._clock())
-            elif result.not_kept is not None:
-                self.arrived.popleft()
-                raise result.not_kept
+            if result.answer is not None:
+                self.plan.answered(result.request, result.answer)
             else:
-                self.plan.answered(result.request, answer)
+                assert result.error is not None  # noqa: S101  # for the type checker: it is one or the other
+                self.plan.failed(result.request, trouble_of(result.error), self._clock())
             self.arrived.popleft()
+            if result.not_kept is not None:
+                raise result.not_kept
 
     def _send_more(self) -> Story:
         plan = self.plan
         while True:
             while (request := plan.next(self._clock())) is not None:
-                delay_s = 0.0
-                if self._limit is not None:
-                    delay_s = yield Call(self._limit.delay_s, (len(request), request.tokens))
+                delay_s = (yield Call(_asked, (self._limit, request))) if self._limit is not None else 0.0
+                if delay_s is None:
+                    plan.never_goes(request)
+                    continue
                 if delay_s > 0:
                     plan.postpone(request, self._clock() + delay_s)
                     break
@@ -185,17 +206,15 @@ class Tale:
                 yield Wait(None)
                 continue
             result = self.arrived[0]
-            answer, _ = self._checked(result)
             self.not_kept = self.not_kept or result.not_kept  # one that cannot be kept must not lose the others
-            if answer is not None:
-                self.plan.paid(result.request, answer)
+            if result.answer is not None:
+                self.plan.paid(result.request, result.answer)
             self.arrived.popleft()
 
-    def _checked(self, result: Result) -> tuple[Answer | None, BaseException | None]:
-        if result.answer is None:
-            return None, result.error
-        try:
-            self.plan.check(result.request, result.answer)
-        except LLMWireError as error:
-            return None, error
-        return result.answer, None
+
+def _asked(limit: Limit, request: Request) -> float | None:
+    """The limit's answer; None where the request will never go."""
+    try:
+        return limit.delay_s(len(request), request.tokens)
+    except NeverGoes:
+        return None

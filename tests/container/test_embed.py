@@ -21,7 +21,10 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from typer.testing import CliRunner
 
+from llmwire.container.commands import app
+from llmwire.services.bulk.rate import NeverGoes
 from llmwire.services.space import CANARY
 from llmwire.services.testing import FaultServer, StandIn
 from llmwire.services.testing.standin import embed
@@ -401,10 +404,6 @@ def on_a_terminal(*arguments: str, **options: Any) -> tuple[str, int]:
         (["a.csv", "--out", "out.npy", "--id", "key"], "there is no column 'key'. Name one of those"),
         (["a.jsonl", "--out", "out.npy", "--cache", "a.csv"], "a.csv: cannot be used as a cache: "),
         (
-            ["a.jsonl", "--out", "out.npy", "--tokens-per-minute", "3"],
-            "more than a whole minute may have (3). Make the requests smaller, or raise the limit.",
-        ),
-        (
             ["a.jsonl", "--out", "out.npy", "--requests-per-minute", "9", "--limit-store", "mysql://a"],
             "store: is none that is known. Write memory://",
         ),
@@ -431,11 +430,12 @@ def test_without_an_endpoint_the_setting_that_is_missing_is_named(run, tmp_path)
     assert written(tmp_path) == []
 
 
-def test_a_number_that_is_out_of_range_is_refused_by_its_option(run, env, tmp_path):
-    ran = run(jsonl(tmp_path / "a.jsonl"), "--out", "out.npy", "--parallel", "0", env=env)
+@pytest.mark.parametrize(("option", "number"), [("--parallel", "0"), ("--patience", "-1"), ("--patience", "nan")])
+def test_a_number_that_is_out_of_range_is_refused_by_its_option(run, env, tmp_path, option, number):
+    ran = run(jsonl(tmp_path / "a.jsonl"), "--out", "out.npy", option, number, env=env)
 
     assert ran.returncode == 2
-    assert "--parallel" in ran.stderr
+    assert option in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -512,11 +512,20 @@ def test_where_all_texts_are_refused_there_is_a_file_that_says_so(run, env, tmp_
         (["in.parquet", "--out", "./in.parquet"], "is INPUT too"),
         (["in.parquet", "--out", "out.npy", "--cache", "in.parquet"], "--cache (from in.parquet): is INPUT too"),
         (["in.parquet", "--out", "out.npy", "--cache", "out.npy"], "--cache (from out.npy): is --out too"),
+        (["in.parquet", "--out", "link.parquet"], "--out (from link.parquet): is INPUT too"),
+        (["in.parquet", "--out", "hard.parquet"], "--out (from hard.parquet): is INPUT too"),
+        (
+            ["in.manifest.json", "--kind", "jsonl", "--out", "in.npy"],
+            "the manifest of --out (from in.manifest.json): is INPUT too",
+        ),
     ],
-    ids=["out", "out in another spelling", "cache", "cache and out"],
+    ids=["out", "out in another spelling", "cache", "cache and out", "symbolic link", "hard link", "manifest"],
 )
 def test_no_file_of_the_users_is_written_over(run, server, env, tmp_path, arguments, told):
     parquet.write_table(pyarrow.table({"text": TEXTS, "title": IDS}), tmp_path / "in.parquet")
+    (tmp_path / "link.parquet").symlink_to("in.parquet")
+    (tmp_path / "hard.parquet").hardlink_to(tmp_path / "in.parquet")
+    jsonl(tmp_path / "in.manifest.json")
 
     ran = run(*arguments, env=env)
 
@@ -525,11 +534,41 @@ def test_no_file_of_the_users_is_written_over(run, server, env, tmp_path, argume
     assert parquet.read_table(tmp_path / "in.parquet").column_names == ["text", "title"]
 
 
-def test_brackets_in_a_name_are_only_a_name(run, env, tmp_path):
+@pytest.mark.parametrize("name", ["[/x]", ":warning:"])
+def test_what_a_terminal_could_read_as_markup_in_a_name_is_only_a_name(run, env, tmp_path, name):
     (tmp_path / "in.txt").write_text("one\n")
     (tmp_path / "[").mkdir()
 
-    ran = run("in.txt", "--out", "[/x].npy", env=env)
+    ran = run("in.txt", "--out", f"{name}.npy", env=env)
 
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "[/x].npy" in ran.stdout
+    assert f"into {name}.npy in" in ran.stdout
+
+
+def test_a_minute_of_few_tokens_makes_small_requests_and_refuses_the_text_that_would_never_go(
+    server, env, tmp_path, monkeypatch
+):
+    asked = []
+
+    class Limit:
+        def __init__(self, requests, tokens, **where):
+            self._tokens = tokens
+
+        def delay_s(self, texts, tokens):
+            asked.append((texts, tokens))
+            if tokens > self._tokens:
+                raise NeverGoes("too large", key="tokens_per_minute", remedy="Raise it.")
+            return 0.0
+
+    monkeypatch.setattr("llmwire.container.embed.RateLimit", Limit)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "in.txt").write_text("0123456789\n" + "much too long " * 4 + "\n" + "abcdefghij\n" + "ABCDEFGHIJ\n")
+    arguments = ["embed", str(tmp_path / "in.txt"), "--out", str(tmp_path / "out.npy"), "--tokens-per-minute", "12"]
+
+    ran = CliRunner().invoke(app, arguments)
+
+    assert ran.exit_code == 1
+    assert sorted(sent(server)) == ["0123456789", "ABCDEFGHIJ", "abcdefghij"]
+    assert sorted(asked) == [(1, 5), (1, 28), (2, 10)]
+    assert "text 1: may have 28 tokens, more than the limit ever lets go" in ran.stdout

@@ -242,3 +242,28 @@ def test_a_worker_whose_endpoints_give_another_space_embeds_nothing_and_begins_a
 
     assert embedder.embed(["a"]).vectors.shape == (1, 8)  # the right endpoint is back
     assert len(made) == 2
+
+
+def test_another_model_than_the_drivers_arrives_as_what_it_is_and_ends_the_run(server):
+    another = EmbeddingService(FakeEmbeddings(dimensions=8), model="m").space()
+
+    with closing(Embedder(settings_for(server), space=another)) as worker:
+        error = pickle.loads(pickle.dumps(worker.outcome(["a text"])))
+
+    assert isinstance(error, SpaceMismatch)
+    assert error.expected == another
+    assert trouble_of(error).kind is Kind.FATAL
+
+
+def test_a_worker_that_could_ask_nobody_for_its_space_asks_again_at_the_next_call(a_container):
+    with FaultServer() as server:
+        space = a_container(**settings_for(server)).embedding_service().space()
+        with closing(Embedder(settings_for(server), space=space)) as worker:
+            server.script(faults.reset())
+            error = worker.outcome(["a text"])
+            server.script()
+
+            answer = worker.embed(["a text"])
+
+    assert isinstance(error, AllEndpointsFailed)
+    assert len(answer.vectors) == 1

@@ -564,6 +564,67 @@ def test_a_cache_of_another_space_is_refused(play, tmp_path):
         play.blocks(service.embed_many(["a"], cache=cache))
 
 
+def test_of_a_cache_of_another_space_no_vector_is_handed_on(play, tmp_path):
+    other = play.service(play.fake(dimensions=8), model="another")
+    service = play.service(client := play.fake(dimensions=8), model="m")
+
+    with VectorCache.open(tmp_path / "cache.sqlite", space=play.call(other.space)) as cache:
+        play.blocks(other.embed_many(["a"], cache=cache))
+        with pytest.raises(SpaceMismatch):
+            play.blocks(service.embed_many(["a"], cache=cache))
+
+    assert [call.body["input"] for call in client.calls] == [[CANARY]]
+
+
+def test_for_a_cache_the_space_is_asked_for_once_also_by_many_requests(play, tmp_path):
+    class Nameless:
+        """Has `.embeddings.create`, and cannot be remembered."""
+
+        __slots__ = ("embeddings",)
+
+        def __init__(self, embeddings):
+            self.embeddings = embeddings
+
+    stamped = play.call(play.service(play.fake(dimensions=8), model="m").space)
+    client = play.fake(dimensions=8)
+    service = play.service(Nameless(client.embeddings), model="m", batches=BatchSpec(max_inputs=1))
+
+    with VectorCache.open(tmp_path / "cache.sqlite", space=stamped) as cache:
+        play.blocks(service.embed_many(list("abcdefgh"), cache=cache))
+
+    assert [call.body["input"] for call in client.calls].count([CANARY]) == 1
+
+
+def test_a_cache_that_names_no_space_is_used_as_it_is(play):
+    class Plain(dict):
+        def get(self, keys):
+            return {}
+
+        def put(self, keys, vectors):
+            self.update(zip(keys, vectors, strict=True))
+
+    service = play.service(client := play.fake(dimensions=8), model="m")
+
+    play.blocks(service.embed_many(["a"], cache=(cache := Plain())))
+
+    assert len(cache) == 1
+    assert [call.body["input"] for call in client.calls] == [["a"]]
+
+
+def test_a_foreign_client_may_tell_endpoint_and_price(play):
+    provenance = Provenance(function="embedding", endpoint="b", attempts=(), is_degraded=False, price=0.5)
+
+    def create(**asked):
+        record(provenance)
+        return _reply([1.0, 2.0])
+
+    with recorded() as calls:
+        answer = play.call(play.service(play.simple(create), model="m").embed_request, ["a"])
+
+    assert (answer.endpoint, answer.price) == ("b", 0.5)
+    assert calls == [provenance]
+
+
 def test_a_watched_client_tells_endpoint_and_price_too(monkeypatch):
     container = LLMContainer(config={"embedding": {"base_url": "http://127.0.0.1:1", "price": 0.5}}, env={})
     provenance = Provenance(function="embedding", endpoint="default", attempts=(), is_degraded=False, price=0.5)

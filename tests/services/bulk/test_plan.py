@@ -12,7 +12,8 @@ from llmwire.services.bulk.batches import BatchSpec
 from llmwire.services.bulk.plan import HOPELESS, BulkSpec, Plan
 from llmwire.services.bulk.results import Answer, key_of
 from llmwire.services.bulk.trouble import Kind, Trouble
-from llmwire.services.errors import InvalidReply, SpaceMismatch
+
+NEVER = object()  #: a fate: the limit never lets it go
 
 
 class Drawn:
@@ -62,7 +63,6 @@ class Game:
         """The request under way with this index is served."""
         request = self.under_way.pop(index)
         answer = Answer(vectors=_vectors(request.texts), tokens=len(request))
-        self.plan.check(request, answer)
         if self.cache is not None:
             self.cache.update(zip(request.keys, answer.vectors, strict=True))
         self.plan.answered(request, answer)
@@ -81,17 +81,25 @@ class Game:
         return wait_s
 
     def play(self, fate=lambda texts: None):
-        """To the end: each request meets what `fate` says of its texts, None is an answer."""
+        """To the end: each request meets what `fate` says of its texts, None is an answer, NEVER the limit's."""
         while not self.plan.is_done:
             self.fill()
             if self._take_blocks():
                 continue
             if self.under_way:
-                kind = fate(self.under_way[0].texts)
-                self.answer() if kind is None else self.fail(kind)
+                self._meet(fate(self.under_way[0].texts))
             elif not self.plan.is_done:
                 self.rest()
         return self
+
+    def _meet(self, kind):
+        if kind is None:
+            self.answer()
+        elif kind is NEVER:
+            self.plan.never_goes(self.under_way.pop(0))
+            self._take_blocks()
+        else:
+            self.fail(kind)
 
     def _take_blocks(self):
         before = len(self.blocks)
@@ -256,6 +264,35 @@ def test_where_the_cache_has_some_the_others_may_all_be_refused():
     game = Game([*good, *bad], cache=cache).play(lambda texts: Kind.REFUSED)
 
     assert len(game.refused) == len(bad)
+
+
+def test_texts_that_are_never_sent_say_nothing_of_the_request():
+    never_sent = ["", "word " * 9000] * HOPELESS
+
+    game = Game([*never_sent, "x"], inputs=8).play(lambda texts: Kind.REFUSED)
+
+    assert len(game.refused) == len(never_sent) + 1
+
+
+def test_of_the_refused_texts_only_the_latest_are_remembered(monkeypatch):
+    monkeypatch.setattr("llmwire.services.bulk.plan.REMEMBERED", 2)
+    game = Game("xyzzyx", inputs=1, parallel=1, window=1)
+    sent = []
+
+    game.play(lambda texts: sent.append(texts[0]) or Kind.REFUSED)
+
+    assert sent == ["x", "y", "z", "x"]
+    assert sorted(game.refused) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_refused_text_that_is_held_again_stays_remembered(monkeypatch):
+    monkeypatch.setattr("llmwire.services.bulk.plan.REMEMBERED", 1)
+    game = Game("axyxbx", inputs=1, parallel=2)  # the second x is held when y is one too many
+    sent = []
+
+    game.play(lambda texts: sent.append(texts[0]) or (Kind.REFUSED if texts[0] in "xy" else None))
+
+    assert sent == ["a", "x", "y", "b"]
 
 
 def test_busy_servers_are_asked_less_and_the_batch_is_never_cut():
@@ -446,24 +483,6 @@ def test_what_is_postponed_goes_first_and_holds_up_the_rest():
     assert game.fill() == [["a", "b"]]
 
 
-def test_an_answer_with_too_few_vectors_cannot_be_used():
-    game = Game("ab")
-    game.fill()
-
-    with pytest.raises(InvalidReply, match="2 texts"):
-        game.plan.check(game.under_way[0], Answer(vectors=_vectors("a")))
-
-
-def test_vectors_of_another_width_are_of_another_space():
-    game = Game("abcd", parallel=1)
-    game.fill()
-    game.answer()
-    game.fill()
-
-    with pytest.raises(SpaceMismatch, match="b has 3 dimensions where the others have 2"):
-        game.plan.check(game.under_way[0], Answer(vectors=np.ones((2, 3), dtype=np.float32), endpoint="b"))
-
-
 def test_a_group_that_is_too_many_tokens_goes_in_two_requests():
     spec = BulkSpec(batches=BatchSpec(max_request_tokens=10, count_tokens=len), parallel=2)
     plan = Plan(spec, Drawn(0.5))
@@ -477,7 +496,24 @@ def test_a_group_that_is_too_many_tokens_goes_in_two_requests():
     assert (second.texts, second.tokens) == (["c"], 1)
 
 
-@pytest.mark.parametrize("wrong", [{"parallel": 0}, {"window": 0}, {"patience_s": -1}])
+def test_what_the_limit_never_lets_go_is_cut_and_a_single_text_of_it_refused():
+    game, sent = Game("abcd", inputs=4), []
+
+    game.play(lambda texts: NEVER if "b" in texts else sent.append(texts))
+
+    assert sorted(sent) == [["a"], ["c", "d"]]
+    assert game.refused == {1: "may have 1 tokens, more than the limit ever lets go: split it, or raise that"}
+
+
+def test_texts_that_the_limit_never_lets_go_say_nothing_of_the_request():
+    game = Game([*map(str, range(2 * HOPELESS)), "x"], inputs=8)
+
+    game.play(lambda texts: Kind.REFUSED if "x" in texts else NEVER)
+
+    assert len(game.refused) == 2 * HOPELESS + 1
+
+
+@pytest.mark.parametrize("wrong", [{"parallel": 0}, {"window": 0}, {"patience_s": -1}, {"patience_s": float("nan")}])
 def test_numbers_that_no_run_can_have_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         BulkSpec(**wrong)

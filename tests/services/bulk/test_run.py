@@ -7,12 +7,14 @@ import itertools
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from llmwire.services.bulk.batches import BatchSpec
 from llmwire.services.bulk.plan import BulkSpec
+from llmwire.services.bulk.rate import RateLimit
 from llmwire.services.bulk.results import Answer, key_of
 from llmwire.services.bulk.run import AsyncRun, Run
 from llmwire.services.errors import AllEndpointsFailed, InvalidInput, InvalidReply, SpaceMismatch
@@ -345,6 +347,39 @@ def test_an_error_of_the_cache_is_raised_as_it_is(play):
         play.all(list("abcd"), Server(), cache=Full())
 
 
+def test_an_answer_that_cannot_be_kept_is_counted_for_it_was_paid(play):
+    run = play.run(list("ab"), Server(), cache=Full())
+
+    with pytest.raises(OSError, match="no space left"):
+        play.again(run)
+
+    assert (run.summary.embedded, run.summary.tokens) == (2, 2)
+
+
+def test_a_cache_that_panics_ends_the_run_too(play):
+    class Panic(BaseException):
+        """As PyO3's of a cache in Rust."""
+
+    class Broken(Memory):
+        def put(self, keys, vectors):
+            raise Panic
+
+    with pytest.raises(Panic):
+        play.all(list("abcd"), Server(), cache=Broken())
+
+
+def test_vectors_of_another_width_than_those_of_the_cache_are_not_kept(play):
+    cache = Memory("a")
+
+    def send(texts):
+        return Answer(vectors=np.ones((len(texts), 3), dtype=np.float32))
+
+    with pytest.raises(SpaceMismatch, match="3 dimensions"):
+        play.all(list("ab"), send, cache=cache)
+
+    assert not cache.has("b")
+
+
 def test_an_error_in_the_callers_block_is_raised_and_what_was_under_way_is_kept(play):
     cache = Memory()
     texts = [str(number) for number in range(100)]
@@ -376,6 +411,18 @@ def test_a_run_that_is_dropped_without_being_closed_leaves_no_thread():
     assert _senders() == []
 
 
+def test_what_is_answered_is_kept_also_where_the_run_is_dropped_without_being_closed():
+    cache, server = Memory(), Server()
+
+    for _ in Run(map(str, itertools.count()), server, spec=_spec(inputs=1, parallel=4), cache=cache):
+        break
+
+    for thread in _senders():
+        thread.join(WAIT_S)
+    assert len(server.sent) > 0
+    assert all(cache.has(text) for [text] in server.sent)
+
+
 def test_a_limit_is_asked_before_each_request_and_its_delay_is_kept(play):
     class Limit:
         def __init__(self):
@@ -392,6 +439,20 @@ def test_a_limit_is_asked_before_each_request_and_its_delay_is_kept(play):
 
     assert limit.asked == [(2, 3), (2, 3), (1, 3), (1, 3)]
     assert server.sent == [["a", "bb"], ["ccc"]]
+
+
+def test_what_a_limit_never_lets_go_is_sent_in_pieces_and_a_single_text_of_it_is_refused(play):
+    server = Server()
+    limit = RateLimit(tokens_per_minute=9, name="embedding")
+    spec = BulkSpec(batches=BatchSpec(max_inputs=4, count_tokens=len))
+
+    blocks, run = play.all(["aaa", "bbb", "much too long", "ccc"], server, spec=spec, limit=limit)
+
+    assert sorted(text for batch in server.sent for text in batch) == ["aaa", "bbb", "ccc"]
+    assert run.summary.embedded == 3
+    assert [(refused.position, refused.reason) for block in blocks for refused in block.refused] == [
+        (2, "may have 13 tokens, more than the limit ever lets go: split it, or raise that")
+    ]
 
 
 def test_each_request_runs_in_a_copy_of_the_callers_context(play):
@@ -713,3 +774,53 @@ def test_what_is_answered_is_kept_while_the_caller_works_on_a_block():
             time.sleep(0.01)
 
         assert all(cache.has(text) for [text] in server.sent)
+
+
+def test_what_is_answered_is_kept_while_the_caller_of_a_task_works_on_a_block():
+    all_kept = threading.Event()
+
+    class Watched(Memory):
+        def put(self, keys, vectors):
+            super().put(keys, vectors)
+            if len(self.vectors) == 4:
+                all_kept.set()
+
+    async def send(texts):
+        return Server()(texts)
+
+    async def played():
+        async with AsyncRun(list("abcd"), send, spec=_spec(inputs=1, parallel=4), cache=Watched()) as run:
+            await anext(run)
+            return await asyncio.to_thread(all_kept.wait, WAIT_S)
+
+    assert asyncio.run(played())
+
+
+def test_what_is_answered_is_kept_also_where_the_loop_ends_before_a_thread_is_free():
+    cache, may_go, answered = Memory(), threading.Event(), []
+
+    async def played():
+        loop, all_answered = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+
+        async def send(texts):
+            if not answered:
+                loop.run_in_executor(None, may_go.wait, WAIT_S)  # whoever else needs the thread waits
+            answered.append(texts)
+            if len(answered) == 2:
+                all_answered.set()
+            return Server()(texts)
+
+        run = AsyncRun(list("ab"), send, spec=_spec(inputs=1, parallel=2), cache=cache)
+        task = asyncio.create_task(run.__anext__())
+        await all_answered.wait()
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
+            each.cancel()
+        loop.call_later(0, may_go.set)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(played())
+
+    assert cache.has("a")
+    assert cache.has("b")
