@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from dependency_injector import containers, providers
@@ -21,6 +22,10 @@ from .settings import chains
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
+    from llmwire.services.routing.facts import Facts
+
+    Predicates = dict[str, Callable[[Facts], bool]]
+
 
 def lane(function: str) -> type[containers.DeclarativeContainer]:
     """All that one function has: the chain of each setting, what they settle, the clients over it."""
@@ -30,6 +35,9 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
         env = Environment()
         listener = providers.Object(log)
         token_source = providers.Callable(clients.identity_tokens)
+        predicates: providers.Object[Predicates] = providers.Object({})  # of routes that name one
+        embedder: providers.Object[Any] = providers.Object(None)
+        async_embedder: providers.Object[Any] = providers.Object(None)
 
         _chains = chains(function, config, env)
         vars().update(_chains)  # base_url, api_key, model, ...: each a FirstOf, to be asked or overridden by its name
@@ -41,10 +49,12 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
             config=config.provider,
             env=env.provider,
             token_source=token_source.provider,
+            predicates=predicates.provider,
         )
         named = providers.Callable(clients.named, settings.provider)
-        traffic = Lazy(clients.traffic, settings, listener)
+        traffic = Lazy(clients.traffic, settings, listener, predicates, embedder, async_embedder)
         pool = providers.Callable(clients.pool_of, traffic)
+        router = providers.Callable(clients.router_of, traffic)
         client = Lazy(clients.openai_client, traffic, close=clients.close, is_closed=clients.is_closed)
         async_client = Lazy(
             clients.async_openai_client,
@@ -85,19 +95,14 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
     env = Environment()
     listener = providers.Object(log)
 
-    # Any: a Container is typed as having plain providers, without a chain's `origin()`.
-    completion: Any = providers.Container(lane("completion"), config=config, env=env, listener=listener)
-    embedding: Any = providers.Container(lane("embedding"), config=config, env=env, listener=listener)
+    predicates: providers.Object[Predicates] = providers.Object({})
 
-    completion_client: providers.Provider[OpenAI] = completion.client
-    async_completion_client: providers.Provider[AsyncOpenAI] = completion.async_client
+    # Any: a Container is typed as having plain providers, without a chain's `origin()`.
+    embedding: Any = providers.Container(
+        lane("embedding"), config=config, env=env, listener=listener, predicates=predicates
+    )
     embedding_client: providers.Provider[OpenAI] = embedding.client
     async_embedding_client: providers.Provider[AsyncOpenAI] = embedding.async_client
-
-    completion_service = providers.Factory(CompletionService, completion_client, model=completion.model)
-    async_completion_service = providers.Factory(
-        AsyncCompletionService, async_completion_client, model=completion.model
-    )
     embedding_service = providers.Factory(
         EmbeddingService,
         embedding_client,
@@ -115,6 +120,23 @@ class LLMContainer(_Methods, containers.DeclarativeContainer):
         space=embedding.space,
         revision=embedding.revision,
         named=embedding.named.provider,
+    )
+
+    # Its routes may go by the meaning of a text, which the embedding endpoint knows.
+    completion: Any = providers.Container(
+        lane("completion"),
+        config=config,
+        env=env,
+        listener=listener,
+        predicates=predicates,
+        embedder=embedding_service.provider,
+        async_embedder=async_embedding_service.provider,
+    )
+    completion_client: providers.Provider[OpenAI] = completion.client
+    async_completion_client: providers.Provider[AsyncOpenAI] = completion.async_client
+    completion_service = providers.Factory(CompletionService, completion_client, model=completion.model)
+    async_completion_service = providers.Factory(
+        AsyncCompletionService, async_completion_client, model=completion.model
     )
 
     @classmethod

@@ -14,13 +14,17 @@ from llmwire.services.forking import no_fork_meanwhile, renew_in_child
 from llmwire.services.routing.budget import Budget
 from llmwire.services.routing.pool import Pool, PoolSpec
 
+from .router import lane_router
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from openai import AsyncOpenAI, OpenAI
 
     from llmwire.services.routing.endpoint import TokenSource
+    from llmwire.services.routing.route import Check
     from llmwire.services.transport.facade import Traffic
+    from llmwire.services.transport.router import LaneRouter
 
     from .resolution import FunctionSettings
 
@@ -28,8 +32,19 @@ if TYPE_CHECKING:
 PLACEHOLDER: Final = "held-by-llmwire"
 
 
-def traffic(settings: FunctionSettings, listener: Listener) -> Traffic:
-    """The pool of a function's endpoints, and what its two clients share beside it. Reports the settings' warnings."""
+def traffic(
+    settings: FunctionSettings,
+    listener: Listener,
+    predicates: Mapping[str, Check] | None = None,
+    embedder: Callable[[], Any] | None = None,
+    async_embedder: Callable[[], Any] | None = None,
+) -> Traffic:
+    """The pool of a function's endpoints, and what its two clients share beside it. Reports the settings' warnings.
+
+    Args:
+        predicates: those that routes name.
+        embedder, async_embedder: give the services that embed a text whose meaning decides where its request goes.
+    """
     with no_fork_meanwhile():
         from llmwire.services.transport.dialect import Ambient
         from llmwire.services.transport.facade import Traffic
@@ -56,6 +71,7 @@ def traffic(settings: FunctionSettings, listener: Listener) -> Traffic:
         randomness=randomness,
         listener=listener,
         ambient=Ambient(os.environ),
+        router=lane_router(settings, pool, listener, predicates or {}, embedder, async_embedder),
         has_canary=settings.canary,
         hedge=settings.hedge,
     )
@@ -115,6 +131,11 @@ def pool_of(shared: Traffic) -> Pool:
     return shared.pool
 
 
+def router_of(shared: Traffic) -> LaneRouter:
+    """The routes of a function, and what they make of a request."""
+    return shared.router
+
+
 def close(client: Any) -> None:
     """Close an `openai.OpenAI`; its calls in flight fail."""
     client.close()
@@ -159,7 +180,7 @@ def _arguments(shared: Traffic) -> dict[str, Any]:
         "organization": "",
         "project": "",
         "base_url": shared.facade.base_url,
-        "timeout": shared.spec.deadline_s,
+        "timeout": shared.longest_s,  # of each pool the transport keeps the deadline
         "max_retries": 0,  # attempts are made below it, in one layer, under one deadline
     }
 

@@ -25,6 +25,7 @@ from llmwire.services.routing.pool import EndpointState
 from .application import LLMContainer
 from .embed import embed_command
 from .explain import FunctionExplanation, Row, title
+from .route import route_command
 from .settings import FUNCTIONS
 
 FAILED = 1  #: the exit code where a check failed
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 
 app.command("embed")(embed_command)
+app.command("route")(route_command)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file with settings.")]
 EnvFile = Annotated[

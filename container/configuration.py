@@ -31,11 +31,15 @@ class Level(IntEnum):
 
 
 class Unfit(ValueError):  # noqa: N818
-    """A value that its setting cannot take. Carries what is wrong and what to do; never the text of a secret."""
+    """A value that its setting cannot take. Carries what is wrong and what to do; never the text of a secret.
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        self.problem, self.remedy = problem, remedy
-        super().__init__(problem, remedy)
+    Args:
+        at: which part of a value that has several, as in `[2].pattern`.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, at: str = "") -> None:
+        self.problem, self.remedy, self.at = problem, remedy, at
+        super().__init__(problem, remedy, at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +276,14 @@ class FirstOf(providers.Provider[T]):
         try:
             return self.parse(raw)
         except Unfit as error:
-            raise ConfigError(error.problem, key=held.key, origin=held.origin, remedy=error.remedy) from None
+            key, origin = f"{held.key}{error.at}", below(held.origin, error.at)
+            raise ConfigError(error.problem, key=key, origin=origin, remedy=error.remedy) from None
+
+
+def below(origin: str, at: str) -> str:
+    """Where a part of a value comes from, as in `config.completion.routes[2].pattern (llm.toml)`."""
+    place, file_follows, file = origin.partition(" (")
+    return f"{place}{at}{file_follows}{file}"
 
 
 def _is_blank(raw: Any) -> bool:

@@ -124,7 +124,7 @@ def _named(
     env: Environment,
 ) -> ConfiguredEndpoint:
     own = {
-        setting.name: setting.chain_at(function, written, inherited=chains[setting.name], config=config, env=env)
+        setting.name: setting.chain_at(function, written, inherited=chains.get(setting.name), config=config, env=env)
         for setting in settings
     }
     return ConfiguredEndpoint(function, written.lower(), f"{function.upper()}_{variable_part(written)}_", own)

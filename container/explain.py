@@ -8,17 +8,21 @@ from typing import Any, Final
 
 from llmwire.services.errors import ConfigError
 from llmwire.services.routing.endpoint import Dialect, Endpoint, Price
+from llmwire.services.routing.route import Mode, Route
+from llmwire.services.routing.router import NamedPool
 from llmwire.services.secrets import MASK, Secret
 
 from .address import masked
 from .configuration import FirstOf, Level
 from .endpoints import DEFAULT_NAME, Chains, ConfiguredEndpoint, endpoints_of
+from .routes import names_of
 from .settings import FUNCTIONS, SETTINGS, Reach
 from .values import NO_KEY
 
 URLS: Final = ("base_url", "azure_endpoint")  #: the settings that may hold a password or key by mistake
 QUIET: Final = frozenset(setting.name for setting in SETTINGS if setting.is_quiet)
 QUIET_AT_ENDPOINT: Final = QUIET | {"base_url"}  #: no endpoint that has a name has the default server
+QUIET_WITHOUT_ROUTES: Final = frozenset({"routing", "tokenizer", "routing_timeout_s"})
 INHERITED: Final = frozenset(setting.name for setting in SETTINGS if setting.reach is Reach.INHERITED)
 
 
@@ -119,12 +123,17 @@ def _explained(function: str, lane: Any) -> FunctionExplanation:
         server=first.base_url if first else None,
         dialect=str(first.dialect) if first else None,
         sends_key=_sends_key(first),
-        rows=_rows(apart, first) if is_pool else _rows(chains, first, quiet=QUIET),
+        rows=_rows(apart, first, quiet=_quiet(settings)) if is_pool else _rows(chains, first, quiet=QUIET),
         warnings=tuple(f"{warning.key}: {warning.message}" for warning in settings.warnings) if settings else (),
         notes=settings.notes if settings else (),
         error=error,
         endpoints=tuple(_endpoint(each, settled.get(each.name)) for each in configured),
     )
+
+
+def _quiet(settings: Any) -> frozenset[str]:
+    """Of several endpoints the defaults that play no part."""
+    return frozenset() if settings and settings.routes else QUIET_WITHOUT_ROUTES
 
 
 def _configured(function: str, chains: Chains, lane: Any) -> tuple[ConfiguredEndpoint, ...]:
@@ -183,9 +192,28 @@ def _shown(name: str, value: Any) -> str:
         return f"{value.input:g}/{value.output:g}"
     if name == "headers":  # a value may be a secret, a name is none
         return ", ".join(f"{header}: {MASK}" for header, _ in value)
+    if name == "routes":
+        return ", ".join(map(_route, names_of(value), value))
+    if isinstance(value, frozenset):  # the modalities of an endpoint
+        return ", ".join(("text", *sorted(value)))
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(_pool(each) if isinstance(each, NamedPool) else each for each in value)
     return masked(value) if name in URLS else str(value)
+
+
+def _route(name: str, route: Route) -> str:
+    mode = "" if route.mode is Mode.ON else f" ({route.mode})"
+    return f"{name} -> {route.pool}{mode}"
+
+
+def _pool(pool: NamedPool) -> str:
+    options = {
+        "strategy": pool.strategy,
+        "deadline_s": pool.deadline_s and f"{pool.deadline_s:g}",
+        "trust": pool.trust and " or ".join(sorted(pool.trust)),
+    }
+    told = ", ".join(f"{name} {value}" for name, value in options.items() if value)
+    return f"{pool.name} ({told})" if told else pool.name
 
 
 def title(explained: FunctionExplanation | EndpointExplanation) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 from llmwire.services.bulk.results import Answer
 from llmwire.services.errors import ConfigError, LLMWireError, WorkerLost
 from llmwire.services.secrets import Secret
+from llmwire.services.wanted import NOTHING, Wanted, wanted, wanting
 
 from .application import LLMContainer
 from .configuration import tree
@@ -68,6 +69,7 @@ def settings_of(container: LLMContainer) -> Settings:
     return {
         "config": {name: _plain(value) for name, value in config.items() if name != "completion"},
         "env": {name: env[name] for name in env if name.startswith(_OWN) or name in _SHARED},
+        **({"predicates": dict(predicates)} if (predicates := container.predicates()) else {}),
     }
 
 
@@ -118,10 +120,15 @@ class Embedder:
         texts = batch[self._text].tolist()
         return {**batch, self._embedding: self._service().embed(texts)}
 
-    def outcome(self, texts: list[str]) -> Answer | Exception:
-        """What `embed` returns or raises. To be raised by the driver: what is raised here Ray dresses up."""
+    def outcome(self, texts: list[str], wanted: Wanted = NOTHING) -> Answer | Exception:
+        """What `embed` returns or raises. To be raised by the driver: what is raised here Ray dresses up.
+
+        Args:
+            wanted: what the driver asks of the routing of its calls.
+        """
         try:
-            return self.embed(texts)
+            with wanting(wanted):
+                return self.embed(texts)
         except Exception as error:
             return _portable(error)
 
@@ -235,7 +242,7 @@ class RayWorkers:
             Exception: what the request met there: llmwire's own, or the SDK's; of its response only status and headers.
         """
         with self._least_busy() as actor:
-            outcome = self._got(actor.outcome.remote(texts))
+            outcome = self._got(actor.outcome.remote(texts, wanted()))
         if isinstance(outcome, Exception):
             raise outcome
         # A copy: what Ray gives is read-only, and would hold its shared memory for as long as the run needs it.

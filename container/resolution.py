@@ -6,21 +6,33 @@ Knows what the endpoints of a function have to do with each other; knows nothing
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from itertools import combinations
+from typing import Any
 
 from dependency_injector import providers
 
 from llmwire.services.errors import ConfigError
 from llmwire.services.events import ConfigWarned
 from llmwire.services.routing.balancer import Strategy
-from llmwire.services.routing.endpoint import Dialect, Endpoint, Timeouts, TokenSource
+from llmwire.services.routing.endpoint import (
+    DEFAULT_POOL,
+    UNSAID,
+    Abilities,
+    Dialect,
+    Endpoint,
+    Timeouts,
+    TokenSource,
+)
 from llmwire.services.routing.failover import CallSpec
+from llmwire.services.routing.route import Mode, Route
+from llmwire.services.routing.router import NamedPool
 
 from .belongings import Belongings
 from .configuration import Environment, Level
 from .endpoints import Chains, ConfiguredEndpoint, Findings, endpoints_of
+from .fitting import Fitting
 from .server import Server, server_for
 from .spelling import check_spelling, check_tables
 
@@ -40,6 +52,11 @@ class FunctionSettings:
         revision: of that model, where somebody said.
         canary: each endpoint of an embedding pool must show that its vectors are of the pool's space.
         hedge: the share of calls for which a second endpoint may be asked where the first is slow; 0 for none.
+        pools: those that have settings of their own.
+        routes: in the order in which they are looked at.
+        routing: what becomes of their decisions.
+        tokenizer: how tokens are counted: `auto`, `estimate`, or an encoding of tiktoken's.
+        routing_timeout_s: how long a request may wait for the embedding of its text.
         warnings: what works, but probably not as meant.
         notes: what was done to make the settings fit, for `explain`.
     """
@@ -54,6 +71,11 @@ class FunctionSettings:
     revision: str | None
     canary: bool
     hedge: float
+    pools: tuple[NamedPool, ...]
+    routes: tuple[Route, ...]
+    routing: Mode
+    tokenizer: str
+    routing_timeout_s: float
     warnings: tuple[ConfigWarned, ...]
     notes: tuple[str, ...]
 
@@ -70,16 +92,19 @@ def resolve(
     config: providers.Configuration,
     env: Environment,
     token_source: Callable[[], TokenSource],
+    predicates: Callable[[], Mapping[str, Any]] = dict,
 ) -> FunctionSettings:
     """Settle one function from its chains.
 
+    Args:
+        predicates: gives those that routes may name.
     Raises:
         ConfigError: a setting is misspelt, impossible or missing; settings of the other functions play no part.
     """
     check_tables(function, chains.values(), config)
     configured = endpoints_of(function, chains, config, env)
     remarks = check_spelling(function, chains, configured, config, env)
-    return _Resolution(function, chains, configured, token_source).result(remarks)
+    return _Resolution(function, chains, configured, token_source).result(remarks, predicates)
 
 
 class _Resolution:
@@ -100,11 +125,13 @@ class _Resolution:
     def _key(self) -> str:
         return self._chains["endpoints"].key
 
-    def result(self, remarks: Iterable[str]) -> FunctionSettings:
+    def result(self, remarks: Iterable[str], predicates: Callable[[], Mapping[str, Any]]) -> FunctionSettings:
         found, has_vectors = self._found, "space" in self._chains
         servers = [server_for(configured) for configured in self._configured]
         endpoints = tuple(self._endpoint(*pair, servers) for pair in zip(self._configured, servers, strict=True))
         self._check_space(endpoints)
+        fitting = Fitting(self._function, found, endpoints, predicates)
+        fitting.check()
         return FunctionSettings(
             function=self._function,
             endpoints=endpoints,
@@ -120,7 +147,12 @@ class _Resolution:
             revision=self._common("revision") if has_vectors else None,
             canary=found["canary"].value if has_vectors else False,
             hedge=found["hedge"].value if has_vectors else 0.0,
-            warnings=self._warnings(remarks, endpoints),
+            pools=fitting.pools,
+            routes=fitting.routes,
+            routing=found["routing"].value,
+            tokenizer=found["tokenizer"].value,
+            routing_timeout_s=0.0 if has_vectors else found["routing_timeout_s"].value,
+            warnings=(*self._warnings(remarks, endpoints), *fitting.warnings()),
             notes=self._notes(endpoints, servers),
         )
 
@@ -148,20 +180,28 @@ class _Resolution:
             tier=found["tier"].value,
             tags=found["tags"].value or (),
             price=found["price"].value,
+            pools=_pools(configured),
+            trust=found["trust"].value,
+            abilities=_abilities(configured),
             timeouts=Timeouts(
                 connect_s=found["connect_timeout_s"].value,
-                first_byte_s=found["first_byte_timeout_s"].value or self._first_byte_s(),
+                first_byte_s=found["first_byte_timeout_s"].value or self._first_byte_s(configured),
                 chunk_s=found["chunk_timeout_s"].value,
             ),
         )
 
-    def _first_byte_s(self) -> float:
-        """Half of the deadline leaves time for another endpoint; where there is none, it has all of it.
+    def _first_byte_s(self, configured: ConfiguredEndpoint) -> float:
+        """Half of the deadline leaves time for another endpoint of the pool; where there is none, it has all of it.
 
         An answer that is not streamed begins when it is done: a time of its own would end the longer ones for nothing.
+        Of several pools the one that waits the longest counts.
         """
+        own = {pool.name: pool.deadline_s for pool in self._found["pools"].value or ()}
+        serving = [name for each in self._configured for name in _pools(each)]
         deadline_s: float = self._found["deadline_s"].value
-        return deadline_s if len(self._configured) == 1 else deadline_s / 2
+        return max(
+            (own.get(name) or deadline_s) / (1 if serving.count(name) == 1 else 2) for name in _pools(configured)
+        )
 
     def _check_space(self, endpoints: Iterable[Endpoint]) -> None:
         """Vectors of two models never mix; `space` says that two names are of one model."""
@@ -212,6 +252,17 @@ class _Resolution:
 
     def _warned(self, key: str, origin: str, message: str) -> ConfigWarned:
         return ConfigWarned(function=self._function, key=key, origin=origin, message=message)
+
+
+def _pools(configured: ConfiguredEndpoint) -> tuple[str, ...]:
+    return configured.found["pools"].value or (DEFAULT_POOL,)
+
+
+def _abilities(configured: ConfiguredEndpoint) -> Abilities:
+    """What is said of them; UNSAID itself where nothing is, as the router knows that one."""
+    names = [field.name for field in fields(Abilities) if field.name in configured.chains]
+    said = {name: configured.found[name].value for name in names}
+    return UNSAID if set(said.values()) == {None} else Abilities(**said)
 
 
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:

@@ -15,8 +15,9 @@ from dependency_injector import providers
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import Timeouts
 from llmwire.services.routing.failover import CallSpec
+from llmwire.services.routing.route import Mode
 
-from . import values
+from . import routes, values
 from .configuration import Environment, FirstOf, Level, option
 
 FUNCTIONS: Final = ("completion", "embedding")
@@ -25,9 +26,10 @@ DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 
 
 class Reach(Enum):
-    """Whether a setting may stand at an endpoint too."""
+    """Whether a setting is of a function, of its endpoints, or of both."""
 
     FUNCTION = "of the function as a whole"
+    ENDPOINT = "of an endpoint alone"
     INHERITED = "of an endpoint; where that does not say, its function's"
     APART = "of both, with a meaning of its own at each"
 
@@ -73,11 +75,11 @@ class Setting:
         function: str,
         endpoint: str,
         *,
-        inherited: FirstOf[Any],
+        inherited: FirstOf[Any] | None,
         config: providers.Configuration,
         env: Environment,
     ) -> FirstOf[Any]:
-        """The chain of this setting for one endpoint; `inherited` is its function's."""
+        """The chain of this setting for one endpoint; `inherited` is its function's, if that has one of this name."""
         table, prefix = f"{function}.endpoints.{endpoint}", f"{function.upper()}_{values.variable_part(endpoint)}"
         places = [place.format(function=table, FUNCTION=prefix) for place in self.at_endpoint]
         return FirstOf(
@@ -206,6 +208,64 @@ SETTINGS: Final = (
     ),
     Setting(name="tags", own=("config.{function}.tags", "env.{FUNCTION}_TAGS"), parse=values.tags),
     Setting(name="price", own=("config.{function}.price", "env.{FUNCTION}_PRICE"), parse=values.price),
+    # At an endpoint a list of names, at a function a table of options: two settings, and one word of the operator's.
+    Setting(
+        name="pools",
+        own=("config.{function}.pools", "env.{FUNCTION}_POOLS"),
+        parse=values.pool_names,
+        reach=Reach.ENDPOINT,
+    ),
+    Setting(name="pools", own=("config.{function}.pools",), parse=routes.pools, reach=Reach.FUNCTION),
+    Setting(name="routes", own=("config.{function}.routes",), parse=routes.routes, reach=Reach.FUNCTION),
+    Setting(
+        name="routing",
+        own=("config.{function}.routing", "env.{FUNCTION}_ROUTING"),
+        default=_each(Mode.ON),
+        parse=values.mode,
+        reach=Reach.FUNCTION,
+        is_quiet=True,
+    ),
+    Setting(
+        name="tokenizer",
+        own=("config.{function}.tokenizer", "env.{FUNCTION}_TOKENIZER"),
+        default=_each("auto"),
+        parse=values.tokenizer,
+        reach=Reach.FUNCTION,
+        is_quiet=True,
+    ),
+    Setting(
+        name="routing_timeout_s",
+        own=("config.{function}.routing_timeout_s", "env.{FUNCTION}_ROUTING_TIMEOUT_S"),
+        default=_each(0.15),  #: a short text is embedded in less; a request that waits longer is better off without
+        parse=values.seconds,
+        only=("completion",),
+        reach=Reach.FUNCTION,
+        is_quiet=True,
+    ),
+    Setting(name="trust", own=("config.{function}.trust", "env.{FUNCTION}_TRUST"), parse=values.word),
+    Setting(
+        name="context_length",
+        own=("config.{function}.context_length", "env.{FUNCTION}_CONTEXT_LENGTH"),
+        parse=values.count,
+    ),
+    Setting(
+        name="modalities",
+        own=("config.{function}.modalities", "env.{FUNCTION}_MODALITIES"),
+        parse=values.modalities,
+        only=("completion",),
+    ),
+    Setting(
+        name="tools",
+        own=("config.{function}.tools", "env.{FUNCTION}_TOOLS"),
+        parse=values.switch,
+        only=("completion",),
+    ),
+    Setting(
+        name="structured_output",
+        own=("config.{function}.structured_output", "env.{FUNCTION}_STRUCTURED_OUTPUT"),
+        parse=values.switch,
+        only=("completion",),
+    ),
     Setting(name="space", own=("config.{function}.space", "env.{FUNCTION}_SPACE"), only=("embedding",)),
     Setting(name="revision", own=("config.{function}.revision", "env.{FUNCTION}_REVISION"), only=("embedding",)),
     Setting(
@@ -309,5 +369,6 @@ SETTINGS: Final = (
 
 
 def chains(function: str, config: providers.Configuration, env: Environment) -> dict[str, FirstOf[Any]]:
-    """The fallback chain of every setting of a function, by the setting's name."""
-    return {setting.name: setting.chain(function, config, env) for setting in SETTINGS if function in setting.only}
+    """The fallback chain of every setting that a function has, by the setting's name."""
+    settings = [each for each in SETTINGS if function in each.only and each.reach is not Reach.ENDPOINT]
+    return {setting.name: setting.chain(function, config, env) for setting in settings}

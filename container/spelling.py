@@ -22,6 +22,11 @@ SHARED_NEAR: Final = 0.93
 IGNORE: Final = "LLMWIRE_IGNORE"
 #: what stands between function and setting in RAFT's spelling
 RAFT: Final = ("OPENAI", "AZURE_OPENAI")
+#: what has no variable, as one might think, and where it stands
+ELSEWHERE: Final = {
+    "POOLS": "Name them at an endpoint, as in {F}_BACKUP_POOLS; their options stand in [{f}.pools.long].",
+    "ROUTES": "Routes stand in a file or a dict, below [[{f}.routes]].",
+}
 
 
 def check_tables(function: str, chains: Iterable[FirstOf[Any]], config: providers.Configuration) -> None:
@@ -131,6 +136,7 @@ class _Variables:
         """What to warn of. Raises ConfigError where a name is near to one that is read."""
         unnamed: dict[str, list[str]] = {}
         for variable in self._unread(self._prefix):
+            self._refuse_if_elsewhere(variable)
             if name := self._endpoint_in(variable):
                 unnamed.setdefault(name, []).append(variable)
             else:
@@ -166,12 +172,19 @@ class _Variables:
             part = part.removeprefix(prefix.removeprefix(self._prefix))
         return bool(get_close_matches(part, RAFT, n=1, cutoff=NEAR))
 
+    def _refuse_if_elsewhere(self, variable: str) -> None:
+        if where := ELSEWHERE.get(variable.removeprefix(self._prefix)):
+            raise self._error(variable, where.format(f=self._function, F=self._function.upper()))
+
     def _refuse_if_near(self, variable: str) -> None:
         if right := self._right(variable):
-            layer = layer_of(self._env)
-            origin = layer.origin_of(variable) if isinstance(layer, Environment) else f"env.{variable}"
-            remedy = f"Did you mean {right}? If it is another program's, list it in {IGNORE}."
-            raise ConfigError("is no setting", key=variable, origin=origin, remedy=remedy)
+            raise self._error(variable, f"Did you mean {right}?")
+
+    def _error(self, variable: str, remedy: str) -> ConfigError:
+        layer = layer_of(self._env)
+        origin = layer.origin_of(variable) if isinstance(layer, Environment) else f"env.{variable}"
+        remedy = f"{remedy} If it is another program's, list it in {IGNORE}."
+        return ConfigError("is no setting", key=variable, origin=origin, remedy=remedy)
 
     def _right(self, variable: str) -> str | None:
         """The variable that is meant, if one is."""

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import Dialect, Price
 from llmwire.services.routing.failover import AfterSend
+from llmwire.services.routing.route import Mode
 from llmwire.services.secrets import Secret
 
 from .configuration import Unfit
@@ -18,10 +19,11 @@ N = TypeVar("N", int, float)
 
 A_DAY_S: Final = 86_400.0  #: a longer deadline is a slip of the unit, and a much longer one overflows in the socket
 NO_KEY: Final = Secret("")  #: what the word `none` means: send no Authorization
+MODALITIES: Final = ("text", "image", "audio", "file")
 ENDPOINT_TABLE: Final = "Write an endpoint's settings below its name, as in [completion.endpoints.primary]."
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
-_ENDPOINT_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
 
 
 def text(raw: Any) -> str:
@@ -91,6 +93,11 @@ def share(raw: Any) -> float:
     return _number(raw, float, "a share of the calls from 0 to 0.5, as in 0.05, or off", fits=_up_to_a_half)
 
 
+def cosine(raw: Any) -> float:
+    """How like two texts are, from -1 to 1."""
+    return _number(raw, float, "a cosine from -1 to 1, as in 0.5", fits=_from_minus_1_to_1)
+
+
 def price(raw: Any) -> Price:
     """What a million tokens cost: one number for both ways, a table of `input` and `output`, or text as in 0.5/1.5."""
     if isinstance(raw, Mapping):
@@ -116,6 +123,10 @@ def _from_0(number: float) -> bool:
 
 def _up_to_a_half(number: float) -> bool:
     return 0 <= number <= 0.5
+
+
+def _from_minus_1_to_1(number: float) -> bool:
+    return -1 <= number <= 1
 
 
 def _number(raw: Any, kind: Callable[[Any], N], meaning: str, *, fits: Callable[[float], bool] = _above_0) -> N:
@@ -156,6 +167,19 @@ def after_send(raw: Any) -> AfterSend:
     return AfterSend(_one_of(raw, [member.value for member in AfterSend]))
 
 
+def mode(raw: Any) -> Mode:
+    """What becomes of the decisions of routes. True and false are on and off."""
+    if isinstance(raw, bool):
+        return Mode.ON if raw else Mode.OFF
+    return Mode(_one_of(raw, [member.value for member in Mode]))
+
+
+def tokenizer(raw: Any) -> str:
+    """`auto`, `estimate`, or an encoding of tiktoken's as it calls it."""
+    name = text(raw)
+    return name.lower() if name.lower() in ("auto", "estimate") else name
+
+
 def key_fallback(raw: Any) -> str:
     """What happens when the shared key would go to another host than the one it was given with."""
     return _one_of(raw, ["warn", "same-host"])
@@ -175,6 +199,43 @@ def tags(raw: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
 
 
+def words(raw: Any) -> tuple[str, ...]:
+    """The same where there must be one: a condition or a demand that names nothing would be none at all."""
+    if not (named := tags(raw)):
+        raise Unfit("names nothing", "Name one, or leave it out.")
+    return named
+
+
+def word(raw: Any) -> str:
+    """One word, which others name in lists."""
+    said = text(raw)
+    if "," in said or said.split() != [said]:
+        raise Unfit(f"must be one word, not {said!r}", "Write it without blanks and commas, as in eu.")
+    return said
+
+
+def modalities(raw: Any) -> frozenset[str]:
+    """What a model takes beside text. `text` may be named, and goes without saying."""
+    named = [name.lower() for name in words(raw)]
+    for name in named:
+        if name not in MODALITIES:
+            raise Unfit(f"holds {name!r}, and must be of {', '.join(MODALITIES)}", "Write it as in text,image.")
+    return frozenset(named) - {"text"}
+
+
+def pool_names(raw: Any) -> tuple[str, ...]:
+    """Names of pools, from a list or divided by commas or blanks."""
+    return tuple(dict.fromkeys(map(pool_name, words(raw.replace(" ", ",") if isinstance(raw, str) else raw))))
+
+
+def pool_name(raw: Any) -> str:
+    """The name of a pool, in lower case."""
+    if not _NAME.fullmatch(text(raw)):
+        remedy = "Write a letter, then letters, digits, - and _, as in long-2."
+        raise Unfit(f"is no name for a pool: {raw!r}", remedy)
+    return str(raw).lower()
+
+
 def endpoint_names(raw: Any) -> tuple[str, ...]:
     """Names of endpoints in their order: those of a table of tables as they are written there, or a text's."""
     if isinstance(raw, Mapping):
@@ -185,7 +246,7 @@ def endpoint_names(raw: Any) -> tuple[str, ...]:
     if not names:
         raise Unfit("names no endpoint", "Name one, as in primary, or leave it out.")
     for place, name in enumerate(names, start=1):
-        if not isinstance(name, str) or not _ENDPOINT_NAME.fullmatch(name):  # not shown: it may be a URL with its key
+        if not isinstance(name, str) or not _NAME.fullmatch(name):  # not shown: it may be a URL with its key
             remedy = "Write a letter, then letters, digits, - and _, as in backup-2; a URL goes into base_url."
             raise Unfit(f"holds at place {place} what is no name for an endpoint", remedy)
     _check_unlike(names)

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
         EndpointPaused,
         Event,
         Listener,
+        RequestRouted,
+        RouteFailed,
         StreamEnded,
     )
     from .provenance import Attempt, Provenance, recorded
+    from .routing.explanation import RouteExplanation
+    from .routing.facts import Facts
     from .routing.pool import EndpointState
+    from .routing.route import Route
+    from .wanted import routed
     from .wiring import inject
 
 __all__ = [
@@ -45,15 +51,21 @@ __all__ = [
     "EndpointPaused",
     "EndpointState",
     "Event",
+    "Facts",
     "Listener",
     "Provenance",
     "RateLimit",
     "Refused",
+    "RequestRouted",
+    "Route",
+    "RouteExplanation",
+    "RouteFailed",
     "StreamEnded",
     "Summary",
     "VectorCache",
     "inject",
     "recorded",
+    "routed",
 ]
 
 _HOMES = {
@@ -72,15 +84,21 @@ _HOMES = {
     "EndpointPaused": "events",
     "EndpointState": "routing.pool",
     "Event": "events",
+    "Facts": "routing.facts",
     "Listener": "events",
     "Provenance": "provenance",
     "RateLimit": "bulk.rate",
     "Refused": "bulk.results",
+    "RequestRouted": "events",
+    "Route": "routing.route",
+    "RouteExplanation": "routing.explanation",
+    "RouteFailed": "events",
     "StreamEnded": "events",
     "Summary": "bulk.results",
     "VectorCache": "bulk.cache",
     "inject": "wiring",
     "recorded": "provenance",
+    "routed": "wanted",
 }
 
 

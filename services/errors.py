@@ -6,7 +6,7 @@ LLMWireError
     InvalidInput           the caller: an input that no server could take; also a ValueError
     InvalidReply           the server: an answer that is not what was asked for
         NoText             the answer is valid, but carries no text (tool calls, a refusal, a filter)
-    NoRoute                the caller: an endpoint that does not exist
+    NoRoute                the caller: an endpoint that does not exist, or nobody may or can have the request
     AllEndpointsFailed     nobody could answer: carries the attempts and when to ask again
         DeadlineExceeded   the time was over; also a TimeoutError
     StreamInterrupted      a stream broke off after its first content; carries what had arrived
@@ -92,7 +92,24 @@ class NoText(InvalidReply):
 
 
 class NoRoute(LLMWireError):  # noqa: N818
-    """A call asks for an endpoint that does not exist."""
+    """A call asks for an endpoint that does not exist, or for something that none may or can give.
+
+    Args:
+        reasons: why each endpoint of the last pool that was looked at may not have it, by their names.
+        passed: why no endpoint of its pool may have it, by the names of routes that hold.
+        undecided: what was wrong with routes that could not be decided, by their names.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reasons: Mapping[str, str] | None = None,
+        passed: Mapping[str, str] | None = None,
+        undecided: Mapping[str, str] | None = None,
+    ) -> None:
+        self.reasons, self.passed, self.undecided = dict(reasons or {}), dict(passed or {}), dict(undecided or {})
+        super().__init__(message)
 
 
 class AllEndpointsFailed(LLMWireError):  # noqa: N818

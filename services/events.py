@@ -34,6 +34,7 @@ class AttemptEnded:
         took_s: from the start of the attempt to its end; of a stream to its first content.
         blame: whose fault it was, as in `endpoint` or `caller`; None where it served.
         is_canary: the request was llmwire's own, to see whether the endpoint's vectors are of the pool's space.
+        is_for_routing: it was llmwire's own, to see which route a text is meant for.
     """
 
     function: str
@@ -45,6 +46,7 @@ class AttemptEnded:
     took_s: float
     blame: str | None = None
     is_canary: bool = False
+    is_for_routing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,47 @@ class EndpointDisabled:
     model: str | None = None
 
 
-Event = ConfigWarned | AttemptEnded | StreamEnded | BreakerChanged | EndpointPaused | EndpointDisabled
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRouted:
+    """A request was given a pool. Told where a function has routes, before the first attempt.
+
+    Attributes:
+        route: the name of the one that decided; None where none holds, or the request names the pool itself.
+        pool: the pool's name; None where no endpoint may have the request.
+        is_shadow: it is what routes in shadow mode would have done; the request goes elsewhere, or there too.
+        took_s: the time of the decision, that for an embedding included.
+    """
+
+    function: str
+    route: str | None
+    pool: str | None
+    is_shadow: bool = False
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFailed:
+    """A route could not be decided for a request, and counts as one that does not hold; its demand of trust does.
+
+    Attributes:
+        problem: as in `its pattern took too long`; never a text of the request.
+    """
+
+    function: str
+    route: str
+    problem: str
+
+
+Event = (
+    ConfigWarned
+    | AttemptEnded
+    | StreamEnded
+    | BreakerChanged
+    | EndpointPaused
+    | EndpointDisabled
+    | RequestRouted
+    | RouteFailed
+)
 
 
 class Listener(Protocol):

@@ -47,6 +47,8 @@ class Provenance:
         price: of a million input tokens at the one that answered, as the settings have it; None where they do not say.
         is_hedged: a second endpoint was asked while the first had not answered. Of the two, `attempts` has those of the
             one that answered; where neither did, those of both.
+        pool: the name of the pool that it was sent to.
+        route: the name of the route that chose it; None where none did.
     """
 
     function: str
@@ -55,6 +57,8 @@ class Provenance:
     is_degraded: bool
     price: float | None = None
     is_hedged: bool = False
+    pool: str = "default"
+    route: str | None = None
 
 
 _recorder: ContextVar[list[Provenance] | None] = ContextVar("llmwire_provenance", default=None)

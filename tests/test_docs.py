@@ -20,6 +20,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_the_table_of_settings_names_every_variable(setting):
     prefix = "{F}" if len(setting.only) > 1 else setting.only[0].upper()
+    prefix = f"{prefix}_{{E}}" if setting.reach is Reach.ENDPOINT else prefix
     places = [place.format(FUNCTION=prefix, function="") for place in (*setting.own, *setting.shared)]
     variables = [place.removeprefix("env.") for place in places if place.startswith("env.")]
 

@@ -14,8 +14,11 @@ HEAVY = (
     "msgspec",
     "numpy",
     "openai",
+    "py3langid",
     "pydantic_core",
+    "regex",
     "rich",
+    "tiktoken",
     "typer",
 )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from typing import Final
 
 from ..events import (
     AttemptEnded,
@@ -11,10 +13,14 @@ from ..events import (
     EndpointDisabled,
     EndpointPaused,
     Event,
+    RequestRouted,
+    RouteFailed,
     StreamEnded,
 )
 
 logger = logging.getLogger("llmwire")
+
+EVERY_S: Final = 60.0  #: a route that breaks for every request is told of so often
 
 _KEYS = frozenset({"401", "402", "403", "429"})  #: reasons that only an operator can mend, with another key or account
 
@@ -38,5 +44,20 @@ def log(event: Event, /) -> None:
         case BreakerChanged():
             text = "%s endpoint %s fails: it is left alone for %.1f s where another can answer"
             logger.warning(text, event.function, event.endpoint, event.for_s)
-        case AttemptEnded() | StreamEnded():
+        case RouteFailed() if _is_due(event.function, event.route, event.problem):
+            text = "%s route %s could not be decided, and was passed over: %s"
+            logger.warning(text, event.function, event.route, event.problem)
+        case AttemptEnded() | StreamEnded() | RequestRouted() | RouteFailed():
             pass
+
+
+_last_told_s: dict[tuple[str, ...], float] = {}  # as many as there are routes, and problems of theirs
+
+
+def _is_due(*what: str) -> bool:
+    """Whether it was not told of lately. Two threads at once may both tell."""
+    now_s = time.monotonic()
+    if now_s - _last_told_s.get(what, -EVERY_S) < EVERY_S:
+        return False
+    _last_told_s[what] = now_s
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
 from ..secrets import Secret
@@ -56,6 +56,27 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a server can take, as far as somebody said. What is not said is not known, and no reason against it.
+
+    Attributes:
+        context_length: tokens of a request and its answer together; of embeddings of one text.
+        modalities: what may be attached beside text: `image`, `audio`, `file`.
+        tools: whether it can call tools.
+        structured_output: whether it can be held to JSON, or to a schema.
+    """
+
+    context_length: int | None = None
+    modalities: frozenset[str] | None = None
+    tools: bool | None = None
+    structured_output: bool | None = None
+
+
+UNSAID: Final = Abilities()
+DEFAULT_POOL: Final = "default"  #: the name of the pool for what no route matches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A server that may answer for one function.
 
@@ -71,6 +92,9 @@ class Endpoint:
         tier: endpoints of the lowest tier that can answer are asked; higher ones stand by.
         tags: words that rules may choose by.
         price: None where nobody said.
+        pools: names of the pools that it serves.
+        trust: a label of where it is and whose, as in `local`, `eu`, `vendor`; None where nobody said.
+        abilities: what it can take.
         server: scheme, host and port: what may be shown, and what a key is bound to.
     """
 
@@ -87,6 +111,9 @@ class Endpoint:
     tier: int = 0
     tags: tuple[str, ...] = ()
     price: Price | None = None
+    pools: tuple[str, ...] = (DEFAULT_POOL,)
+    trust: str | None = None
+    abilities: Abilities = UNSAID
     timeouts: Timeouts = Timeouts()
 
     server: str = field(init=False, repr=False, compare=False)

@@ -6,7 +6,7 @@ sends nothing, sleeps never, reads no clock of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,7 +18,7 @@ from .balancer import Randomness
 from .budget import Budget, BudgetSpec
 from .canary import CANARY_S, POLL_S, Canaries
 from .outcome import CANCELLED, Blame, Outcome
-from .pool import Lease, Pool, Unavailable
+from .pool import Lease, Pool, Selection, Unavailable
 
 
 class AfterSend(StrEnum):
@@ -102,6 +102,9 @@ class Wish:
             where no two endpoints could differ, or there are no vectors.
         avoid: names of endpoints that are not wanted, as another story of the same call has asked them. Read before
             each attempt; another thread may replace it.
+        among: the endpoints that it may go to; None: any.
+        larger: those that it may go to where it is too long for the first one that says so; None: nowhere else.
+        larger_ends_at_s: when the call is over there.
         is_hedge: it only stands by another story: it asks nobody who is not well, and waits for nobody.
         tally: is that of the other story too.
     """
@@ -113,6 +116,9 @@ class Wish:
     only: str | None = None
     canary: str | None = None
     avoid: frozenset[str] = frozenset()
+    among: Selection | None = None
+    larger: Selection | None = None
+    larger_ends_at_s: float = 0.0
     is_hedge: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -148,6 +154,8 @@ class Ending:
         unavailable: why no further endpoint was asked, where that was for want of one.
         is_overdue: its time was over.
         is_hedged: a second endpoint was asked while the first had not answered.
+        left_out: why some endpoints could not or might not have the request, by their names.
+        has_moved: it was too long for the endpoints that it was meant for, and went to larger ones.
     """
 
     outcome: Outcome | None
@@ -156,6 +164,8 @@ class Ending:
     unavailable: Unavailable | None = None
     is_overdue: bool = False
     is_hedged: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    has_moved: bool = False
 
 
 Story = Generator[Send | Rest, Outcome | None, Ending]
@@ -185,7 +195,7 @@ def failover(
             yield Rest(rest_s)
             continue
         if isinstance(lease, _BeingChecked):
-            if clock() >= wish.ends_at_s:
+            if clock() >= call.ends_at_s:
                 return call.ending(unavailable=lease.unavailable, is_overdue=True)
             yield Rest(POLL_S)
             continue
@@ -207,7 +217,7 @@ def failover(
         now_s = clock()
         rest_s = call.rest_before_next(outcome, now_s, randomness)
         if rest_s is None:
-            return call.ending(unavailable=call.busy(outcome), is_overdue=now_s >= wish.ends_at_s)
+            return call.ending(unavailable=call.busy(outcome), is_overdue=now_s >= call.ends_at_s)
         if rest_s:
             yield Rest(rest_s)
 
@@ -253,6 +263,7 @@ class _Call:
 
     __slots__ = (
         "_again",
+        "_among",
         "_attempts",
         "_budget",
         "_canaries",
@@ -266,13 +277,14 @@ class _Call:
         "_waited_s",
         "_wish",
         "ends_at_s",
+        "has_moved",
         "sent_at_s",
         "to_show",
     )
 
     def __init__(self, pool: Pool, wish: Wish, spec: CallSpec, budget: Budget, canaries: Canaries | None) -> None:
         self._pool, self._wish, self._spec, self._budget = pool, wish, spec, budget
-        self._canaries = canaries
+        self._canaries, self._among, self.has_moved = canaries, wish.among, False
         self.to_show: tuple[str, ...] = ()
         self.sent_at_s, self.ends_at_s = 0.0, wish.ends_at_s
         self._tried: set[str] = set()
@@ -289,7 +301,8 @@ class _Call:
         if self._canaries is not None and self._wish.canary is not None:
             return self._leased_of_space(self._canaries, self._wish.canary, only)
         tried, fails_open = self._unwanted(), not self._stands_by
-        return self._pool.lease(tried=tried, model=self._wish.model, only=only, fails_open=fails_open)
+        model, among = self._wish.model, self._among
+        return self._pool.lease(tried=tried, model=model, only=only, fails_open=fails_open, among=among)
 
     @property
     def _stands_by(self) -> bool:
@@ -331,7 +344,12 @@ class _Call:
     def _of_space(self, tried: Collection[str], only: str | None, *, in_order: bool) -> Lease | Unavailable:
         fails_open = not self._stands_by
         return self._pool.lease(
-            tried=tried, model=self._wish.model, only=only, in_order=in_order, fails_open=fails_open
+            tried=tried,
+            model=self._wish.model,
+            only=only,
+            in_order=in_order,
+            fails_open=fails_open,
+            among=self._among,
         )
 
     def may_wait(self, unavailable: Unavailable, now_s: float) -> float | None:
@@ -339,7 +357,7 @@ class _Call:
         wait_s = unavailable.wait_s
         if self._stands_by or wait_s is None or self._waited_s + wait_s > self._spec.longest_wait_s:
             return None
-        if now_s + wait_s >= self._wish.ends_at_s:
+        if now_s + wait_s >= self.ends_at_s:
             return None
         self._waited_s += wait_s
         return wait_s
@@ -374,13 +392,15 @@ class _Call:
 
     def rest_before_next(self, outcome: Outcome, now_s: float, randomness: Randomness) -> float | None:
         """How long to rest before the next attempt, mostly 0; None where there is to be none."""
-        if outcome.blame in _HOPELESS or now_s >= self._wish.ends_at_s or self._wish.only is not None:
+        if outcome.is_too_long and self._moves(now_s):
+            return 0.0
+        if outcome.blame in _HOPELESS or now_s >= self.ends_at_s or self._wish.only is not None:
             return None
         if self._tally.suspicions >= self._spec.poisoned or not self._may_be_sent_again(outcome):
             return None
         if outcome.again_s is not None:
             return self._once_more(outcome.again_s, now_s)
-        is_single = self._pool.is_single
+        is_single = self._pool.is_single(self._among)
         if is_single and (outcome.blame is Blame.KEY or outcome.is_lasting):  # it would say the same again
             return None
         if (outcome.was_sent or is_single) and self._tally.counts() >= self._spec.max_attempts:
@@ -393,18 +413,40 @@ class _Call:
             self._tried.add(self._attempts[-1].endpoint)
             return 0.0
         rest_s = self._spec.backoff.wait_s(self._tally.counted, randomness)
-        return rest_s if now_s + rest_s < self._wish.ends_at_s else None
+        return rest_s if now_s + rest_s < self.ends_at_s else None
+
+    def _moves(self, now_s: float) -> bool:
+        """Whether it goes to the larger endpoints from now on: once, and where it can be sent again."""
+        wish = self._wish
+        if self.has_moved or wish.larger is None or wish.only is not None or not wish.is_replayable:
+            return False
+        if now_s >= wish.larger_ends_at_s:
+            return False
+        self.has_moved, self._among, self.ends_at_s = True, wish.larger, wish.larger_ends_at_s
+        self._tried.add(self._attempts[-1].endpoint)
+        return True
 
     def ending(self, *, unavailable: Unavailable | None = None, is_overdue: bool = False) -> Ending:
         self._tally.is_of_one = True
-        return Ending(self._outcome, self._lease, self._attempts, unavailable, is_overdue)
+        left_out = self._among.left_out if self._among is not None else {}
+        return Ending(
+            self._outcome,
+            self._lease,
+            self._attempts,
+            unavailable,
+            is_overdue,
+            left_out=left_out,
+            has_moved=self.has_moved,
+        )
 
     def busy(self, outcome: Outcome) -> Unavailable | None:
         """After a busy server's answer: why nobody else may be asked either; None where somebody may."""
-        return self._pool.unavailable(model=self._wish.model) if outcome.pause_s is not None else None
+        if outcome.pause_s is None:
+            return None
+        return self._pool.unavailable(model=self._wish.model, among=self._among)
 
     def _once_more(self, rest_s: float, now_s: float) -> float | None:
-        if self._has_been_again or now_s + rest_s >= self._wish.ends_at_s:
+        if self._has_been_again or now_s + rest_s >= self.ends_at_s:
             return None
         self._has_been_again = True
         self._again = self._attempts[-1].endpoint

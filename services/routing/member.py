@@ -93,9 +93,10 @@ class Member:
         """Whether nothing at all speaks against it."""
         return self.probes_due == 0 and not self.is_draining
 
-    def is_barred(self, now_s: float) -> bool:
+    def is_barred(self, now_s: float, *, though_disabled: bool = False) -> bool:
         """Whether it must not be asked, not even where no other is well."""
-        return self.is_draining or now_s < self.paused_until_s or now_s < self.disabled_until_s
+        is_disabled = now_s < self.disabled_until_s and not though_disabled
+        return self.is_draining or now_s < self.paused_until_s or is_disabled
 
     def may_be_asked(self, now_s: float) -> bool:
         """Whether it is well, or a probe of it is due."""
@@ -150,6 +151,7 @@ class Verdicts:
             return []
         member.load.sample(took_s, now_s)
         member.pauses = member.disables = member.wrong_urls = 0
+        member.disabled_until_s = -math.inf  # asked all the same, as it stood alone, it has answered
         if member.probes_due:
             return self._passed_a_probe(member, took_s)
         member.breaker.succeeded(now_s)

@@ -36,6 +36,7 @@ class Outcome:
         pause_s: how long to leave the endpoint alone; 0 where the server did not say.
         disable_s: for how long it is certain that this endpoint cannot answer.
         is_model_unknown: `disable_s` holds for the requested model only.
+        is_too_long: the request has more tokens than the model takes: one with a larger context may take it.
         again_s: the same endpoint may be asked once more after so long.
         is_open: the answer goes on, as a stream whose first content is there; its lease is settled at its end.
     """
@@ -54,6 +55,7 @@ class Outcome:
     pause_s: float | None = None
     disable_s: float | None = None
     is_model_unknown: bool = False
+    is_too_long: bool = False
     again_s: float | None = None
     is_open: bool = False
 

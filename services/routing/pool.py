@@ -6,7 +6,7 @@ Knows load and health; knows nothing of HTTP, and no clock, randomness or lock o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
@@ -74,6 +74,20 @@ class Unavailable:
     status: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which endpoints of a function one call may go to: those of the pool that was chosen for it.
+
+    Attributes:
+        strategy: how one of them is chosen; None: as in the function.
+        left_out: why others of that pool may not have the call, by their names.
+    """
+
+    names: frozenset[str]
+    strategy: Strategy | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 class Lease:
     """Permission for one attempt at one endpoint. Settled exactly once; a later settlement changes nothing.
 
@@ -113,7 +127,9 @@ class Lease:
 
 
 class Pool:
-    """Endpoints of one function that stand for each other. Safe among threads.
+    """The endpoints of one function, with their health and load. Safe among threads.
+
+    They stand for each other, unless a call is given a Selection of them.
 
     Args:
         endpoints: at least one, with names of their own.
@@ -138,6 +154,7 @@ class Pool:
         self._lock = make_lock()
         self._verdicts = Verdicts(self._spec.health, randomness)
         self._members: tuple[Member, ...] = ()
+        self._endpoints: tuple[Endpoint, ...] = ()
         self._leaving: list[tuple[Member, float]] = []
         self._orphans: deque[tuple[Member, int, bool]] = deque()
         self._epoch = 0
@@ -149,13 +166,12 @@ class Pool:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Those that may be asked, in the operator's order."""
-        return tuple(member.endpoint for member in self._members)
+        """Those that may be asked, in the operator's order; the same object until they are swapped."""
+        return self._endpoints
 
-    @property
-    def is_single(self) -> bool:
+    def is_single(self, among: Selection | None = None) -> bool:
         """Whether there is nowhere else to go."""
-        return len(self._members) == 1
+        return len(self._members if among is None else among.names) == 1
 
     def lease(
         self,
@@ -165,6 +181,7 @@ class Pool:
         only: str | None = None,
         in_order: bool = False,
         fails_open: bool = True,
+        among: Selection | None = None,
     ) -> Lease | Unavailable:
         """Choose an endpoint and hold a place on it.
 
@@ -174,25 +191,29 @@ class Pool:
             only: the one endpoint that is wanted.
             in_order: the first that the operator named, of those that can answer, whatever the strategy says.
             fails_open: where none is well, one whose breaker is open will do.
+            among: the endpoints that it may be; None: any.
         """
         now_s = self._clock()
         with self._lock:
             if self._orphans:
                 self._bury()
-            if self._all_are_well and not tried and only is None and not in_order:
+            if self._all_are_well and among is None and not tried and only is None and not in_order:
                 member = choose(self._spec.strategy, self._first_tier, now_s, self._randomness)
                 member.load.in_flight += 1
                 return Lease(self, member, model, self._epoch, is_probe=False, is_degraded=False)
-            strategy = Strategy.IN_ORDER if in_order else self._spec.strategy
-            return self._chosen(tried, model, only, now_s, strategy, fails_open=fails_open)
+            strategy = (among.strategy if among is not None else None) or self._spec.strategy
+            if in_order:
+                strategy = Strategy.IN_ORDER
+            return self._chosen(tried, model, only, now_s, strategy, fails_open=fails_open, among=among)
 
-    def unavailable(self, *, model: str | None = None) -> Unavailable | None:
+    def unavailable(self, *, model: str | None = None, among: Selection | None = None) -> Unavailable | None:
         """Why no endpoint may be asked now, and until when; None where one may."""
         now_s = self._clock()
         with self._lock:
-            if any(not member.refuses(model, now_s) and not member.is_barred(now_s) for member in self._members):
+            members = self._selected(among)
+            if any(not member.refuses(model, now_s) and not member.is_barred(now_s) for member in members):
                 return None
-            return _unavailable(self._members, model, now_s)
+            return _unavailable(members, model, now_s)
 
     def snapshot(self) -> tuple[EndpointState, ...]:
         """The state of every endpoint now, in the operator's order; then those that are draining."""
@@ -219,11 +240,12 @@ class Pool:
             self._members = tuple(
                 self._kept_or_new(former, endpoint, position, now_s) for position, endpoint in enumerate(endpoints)
             )
+            self._endpoints = tuple(endpoints)
             gone = [member for member in former.values() if member not in self._members]
             for member in gone:
                 member.is_draining = True
             self._leaving += [(member, now_s + DRAIN_S) for member in gone]
-            if self.is_single and self._members[0].health(now_s) is Health.DISABLED:
+            if self.is_single() and self._members[0].health(now_s) is Health.DISABLED:
                 self._members[0].trust_again()
             lowest = min(endpoint.tier for endpoint in endpoints)
             self._first_tier = tuple(member for member in self._members if member.endpoint.tier == lowest)
@@ -255,21 +277,32 @@ class Pool:
         strategy: Strategy,
         *,
         fails_open: bool,
+        among: Selection | None,
     ) -> Lease | Unavailable:
+        members = self._selected(among)
         untried = [
             member
-            for member in self._members
+            for member in members
             if member.endpoint.name not in tried and (only is None or member.endpoint.name == only)
         ]
         # Where nobody knows the model, everybody is asked: a server may have loaded it since.
-        known = None if all(member.refuses(model, now_s) for member in self._members) else model
+        known = None if all(member.refuses(model, now_s) for member in members) else model
         knowing = [member for member in untried if not member.refuses(known, now_s)]
+        lowest_tier = min((member.endpoint.tier for member in members), default=0)
         if healthy := [member for member in knowing if member.may_be_asked(now_s)]:
-            return self._leased(_lowest_tier(healthy), model, now_s, strategy)
-        # Fail open: an endpoint whose breaker is open is better than none.
-        if fails_open and (open_ones := [member for member in knowing if not member.is_barred(now_s)]):
-            return self._leased(open_ones, model, now_s, strategy, fails_open=True)
+            return self._leased(_lowest_tier(healthy), model, now_s, strategy, lowest_tier)
+        # Fail open: an endpoint whose breaker is open is better than none. One that stands alone among these, and is
+        # disabled for the sake of others, shows its own error.
+        is_alone = among is not None and len(members) == 1
+        open_ones = [member for member in knowing if not member.is_barred(now_s, though_disabled=is_alone)]
+        if fails_open and open_ones:
+            return self._leased(open_ones, model, now_s, strategy, lowest_tier, fails_open=True)
         return _unavailable(untried, known, now_s)
+
+    def _selected(self, among: Selection | None) -> Sequence[Member]:
+        if among is None:
+            return self._members
+        return [member for member in self._members if member.endpoint.name in among.names]
 
     def _leased(
         self,
@@ -277,6 +310,7 @@ class Pool:
         model: str | None,
         now_s: float,
         strategy: Strategy,
+        lowest_tier: int,
         *,
         fails_open: bool = False,
     ) -> Lease:
@@ -287,7 +321,7 @@ class Pool:
         if is_probe:
             member.is_probing = True
         member.load.in_flight += 1
-        is_degraded = fails_open or member.endpoint.tier > self._first_tier[0].endpoint.tier
+        is_degraded = fails_open or member.endpoint.tier > lowest_tier
         return Lease(self, member, model, self._epoch, is_probe=is_probe, is_degraded=is_degraded)
 
     def _settle(self, lease: Lease, outcome: Outcome, took_s: float) -> None:

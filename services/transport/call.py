@@ -11,6 +11,7 @@ import httpx2
 import msgspec
 
 from ..space import CANARY
+from .written import Headers
 
 #: what a decoder raises where it is given anything but JSON, also such as is nested without end
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -38,6 +39,8 @@ _OF_SPACE: Final = frozenset({"model", "dimensions", *_DECIDING})
 _NOT_OF_SPACE: Final = frozenset({"input", "encoding_format", "user"})
 LONG_BYTES: Final = 1000  #: of what decides: an instruction may be long
 _UNSAID: Final = msgspec.Raw()
+ASKING: Final = b"x-llmwire-"  #: how the headers begin that are for llmwire, and never sent
+_PREFIX_BYTES: Final = len(ASKING)
 #: what else may be asked of any server: it keeps nothing
 _STATELESS: Final = frozenset(
     {
@@ -92,7 +95,8 @@ class Call:
 
     Attributes:
         operation: the path below the base URL, as in `chat/completions`.
-        headers: as the SDK wrote them, raw.
+        headers: as the SDK wrote them, raw, without those that are for llmwire.
+        asks: those: what follows `x-llmwire-` in the name, as in `tags`, and the value.
         content: the body, or None where it is an upload that is read as it is sent.
         stream: the body to send where it has no content of its own.
         model: the name that the body asks for.
@@ -106,6 +110,7 @@ class Call:
     """
 
     __slots__ = (
+        "asks",
         "choices",
         "content",
         "dimensions",
@@ -126,7 +131,7 @@ class Call:
 
     def __init__(self, request: httpx2.Request, operation: str) -> None:
         self.request, self.operation, self.method = request, operation, request.method
-        self.headers: list[tuple[bytes, bytes]] = request.headers.raw
+        self.headers, self.asks = _parted(request.headers.raw)
         self.stream: Any = request.stream
         self.content = request.read() if isinstance(request.stream, httpx2.ByteStream) else None
         self.kind = _kind(self.method, operation)
@@ -184,6 +189,16 @@ class Call:
         fields["model"] = msgspec.Raw(msgspec.json.encode(model))
         return msgspec.json.encode(fields)
 
+    def asking_for(self, model: str) -> Call:
+        """The same request with another model; itself where it names none that could be replaced."""
+        if self.content is None or self.model is None:
+            return self
+        other = copy.copy(self)
+        other.content, other.model = self.content_for(model), model
+        if self.space is not None:
+            other.space = _space(model, _read(other.content))
+        return other
+
     def _model_of_form(self) -> str | None:
         """Of a form beside its files."""
         if self.content is not None:
@@ -191,6 +206,15 @@ class Call:
         fields = {field.name: getattr(field, "value", None) for field in getattr(self.stream, "fields", ())}
         model = fields.get("model")
         return model if isinstance(model, str) else None
+
+
+def _parted(raw: Headers) -> tuple[Headers, tuple[tuple[str, str], ...]]:
+    """The headers that go to a server, and what the others ask of llmwire."""
+    asked = [pair for pair in raw if pair[0][:_PREFIX_BYTES].lower() == ASKING]
+    if not asked:
+        return raw, ()
+    asks = tuple((name.decode("latin-1").lower()[_PREFIX_BYTES:], value.decode("latin-1")) for name, value in asked)
+    return [pair for pair in raw if pair not in asked], asks
 
 
 def _space(model: str | None, body: _Body) -> str | None:

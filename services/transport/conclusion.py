@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpcore2
@@ -14,15 +16,19 @@ import httpx2
 
 from ..errors import AllEndpointsFailed, DeadlineExceeded
 from ..provenance import Provenance, record
-from ..routing.failover import CallSpec, Ending
+from ..routing.endpoint import DEFAULT_POOL
+from ..routing.failover import Ending
 from ..routing.outcome import Blame, Outcome
 from ..routing.pool import Unavailable
+from ..routing.router import Decision
 from .reply import Vectors
 from .written import Headers
 
 ENDPOINT_HEADER: Final = b"x-llmwire-endpoint"
 ATTEMPTS_HEADER: Final = b"x-llmwire-attempts"
 DEGRADED_HEADER: Final = b"x-llmwire-degraded"
+POOL_HEADER: Final = b"x-llmwire-pool"
+ROUTE_HEADER: Final = b"x-llmwire-route"
 _OURS: Final = b"x-llmwire-"  #: no server says itself where an answer came from
 EXTENSION: Final = "llmwire"  #: where a response keeps its Provenance
 VECTORS: Final = "llmwire_vectors"  #: where one keeps its embeddings, decoded and checked
@@ -59,11 +65,19 @@ class Received:
         self.vectors: Vectors | None = None
 
 
-def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a call might take, and the setting that says so, as in `completion.deadline_s`."""
+
+    deadline_s: float
+    setting: str
+
+
+def concluded(function: str, ending: Ending, limits: Limits, *, decision: Decision | None = None) -> httpx2.Response:
     """The response for the SDK, or an error: ours, httpx2's for what is local, a timeout's where time was over."""
     outcome, lease = ending.outcome, ending.lease
     if outcome is None:
-        return _without_attempt(function, ending)
+        return _without_attempt(function, ending, decision)
     assert lease is not None  # noqa: S101  # for the type checker: an outcome has one
     is_degraded = lease.is_degraded or len(ending.attempts) > 1
     served_by = lease.endpoint.name if outcome.has_served else None
@@ -74,6 +88,7 @@ def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
         is_degraded=is_degraded,
         price=lease.endpoint.price.input if served_by and lease.endpoint.price else None,
         is_hedged=ending.is_hedged,
+        **_path(ending, decision),
     )
     record(provenance)
     if isinstance(outcome.result, Received):
@@ -81,7 +96,7 @@ def concluded(function: str, ending: Ending, spec: CallSpec) -> httpx2.Response:
         if not outcome.has_served and ending.unavailable is not None and len(ending.unavailable.reasons) > 1:
             _ask_later(received, ending.unavailable)  # of one alone its own words are exact
         return _response(received, provenance, lease.endpoint.name)
-    raise _error(function, ending, outcome, spec) from outcome.result
+    raise _error(function, ending, outcome, limits) from outcome.result
 
 
 def _response(received: Received, provenance: Provenance, endpoint: str) -> httpx2.Response:
@@ -89,11 +104,20 @@ def _response(received: Received, provenance: Provenance, endpoint: str) -> http
     headers.append((ENDPOINT_HEADER, f"{provenance.function}/{endpoint}".encode()))
     headers.append((ATTEMPTS_HEADER, b"%d" % len(provenance.attempts)))
     headers.append((DEGRADED_HEADER, b"true" if provenance.is_degraded else b"false"))
+    if provenance.pool != DEFAULT_POOL or provenance.route is not None:
+        headers.append((POOL_HEADER, f"{provenance.function}/{provenance.pool}".encode()))
+    if provenance.route is not None:
+        headers.append((ROUTE_HEADER, _fit_for_header(provenance.route)))
     extensions = {**received.extensions, EXTENSION: provenance}
     if received.vectors is not None:
         extensions[VECTORS] = received.vectors
     stream = received.stream or httpx2.ByteStream(received.content)
     return httpx2.Response(received.status, headers=headers, stream=stream, extensions=extensions)
+
+
+def _fit_for_header(name: str) -> bytes:
+    """A route may be called anything; a header is printable ASCII."""
+    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in name).encode()
 
 
 def _ask_later(received: Received, unavailable: Unavailable) -> None:
@@ -104,17 +128,26 @@ def _ask_later(received: Received, unavailable: Unavailable) -> None:
     received.headers.append((b"retry-after", b"%d" % math.ceil(unavailable.wait_s)))
 
 
-def _without_attempt(function: str, ending: Ending) -> httpx2.Response:
+def _path(ending: Ending, decision: Decision | None) -> dict[str, Any]:
+    """The pool that the call went to, and the route that chose it."""
+    if decision is None:
+        return {}
+    choice = (decision.larger if ending.has_moved else None) or decision.choice
+    return {"pool": choice.pool.name, "route": decision.route}
+
+
+def _without_attempt(function: str, ending: Ending, decision: Decision | None) -> httpx2.Response:
     """Nobody could be asked. Where all gave the same answer before, that is the answer still."""
     unavailable = ending.unavailable
     assert unavailable is not None  # noqa: S101  # for the type checker: there is no other way to make no attempt
-    provenance = Provenance(function=function, endpoint=None, attempts=(), is_degraded=True)
+    provenance = Provenance(function=function, endpoint=None, attempts=(), is_degraded=True, **_path(ending, decision))
     record(provenance)
-    message = f"no {function} endpoint may be asked now: {_reasons(unavailable)}"
+    reasons = _reasons_of(ending)
+    message = f"no {function} endpoint may be asked now: {_reasons(reasons)}"
     if ending.is_overdue:
-        raise Overdue(message, function=function, reasons=unavailable.reasons)
+        raise Overdue(message, function=function, reasons=reasons)
     if unavailable.status is None or unavailable.status < 400:
-        raise Failed(message, function=function, reasons=unavailable.reasons, retry_after_s=unavailable.wait_s)
+        raise Failed(message, function=function, reasons=reasons, retry_after_s=unavailable.wait_s)
     error = {"message": message, "type": "llmwire_unavailable", "param": None, "code": "no_endpoint_available"}
     received = Received(
         unavailable.status,
@@ -126,7 +159,7 @@ def _without_attempt(function: str, ending: Ending) -> httpx2.Response:
     return _response(received, provenance, "none")
 
 
-def _error(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> Exception:
+def _error(function: str, ending: Ending, outcome: Outcome, limits: Limits) -> Exception:
     cause = outcome.result
     if outcome.blame is Blame.LOCAL:
         return _local_error(cause)
@@ -134,13 +167,13 @@ def _error(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> E
     facts: dict[str, Any] = {
         "function": function,
         "attempts": tuple(ending.attempts),
-        "reasons": waited.reasons if waited else {},
+        "reasons": _reasons_of(ending),
         "retry_after_s": waited.wait_s if waited else None,
     }
     is_overdue = ending.is_overdue or outcome.blame is Blame.CANCELLED  # by the caller's clock
     is_timeout = outcome.is_timeout and all(_is_timeout(attempt.label) for attempt in ending.attempts)
     kind: type[AllEndpointsFailed] = Overdue if is_timeout or is_overdue else Failed
-    return kind(_words(function, ending, outcome, spec), **facts)
+    return kind(_words(function, ending, outcome, limits), **facts)
 
 
 def _local_error(cause: BaseException) -> Exception:
@@ -152,28 +185,33 @@ def _is_timeout(label: str) -> bool:
     return label.lower().endswith("timeout")
 
 
-def _words(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> str:
-    text = _text(function, ending, outcome, spec)
+def _words(function: str, ending: Ending, outcome: Outcome, limits: Limits) -> str:
+    text = _text(ending, outcome, limits)
     tried = ending.attempts
     if all(attempt.endpoint == tried[0].endpoint for attempt in tried):
         times = f", {len(tried)} times" if len(tried) > 1 else ""
         message = f"{function} endpoint {tried[0].server}: {text}{times}"
     else:
         message = f"no {function} endpoint could answer: {'; '.join(map(str, tried))}. The last: {text}"
-    left_alone = ending.unavailable.reasons if ending.unavailable else {}
-    return f"{message}. Not asked: {_reasons(ending.unavailable)}" if left_alone and ending.unavailable else message
+    left_alone = _reasons_of(ending)
+    return f"{message}. Not asked: {_reasons(left_alone)}" if left_alone else message
 
 
-def _text(function: str, ending: Ending, outcome: Outcome, spec: CallSpec) -> str:
+def _text(ending: Ending, outcome: Outcome, limits: Limits) -> str:
     cause = outcome.result
     if not outcome.is_timeout:
         return str(cause) or type(cause).__name__
     if outcome.blame is Blame.CANCELLED:
         return "no answer within the time that the caller gave"
     if ending.is_overdue:
-        return f"no answer within {spec.deadline_s:g} s; {function}.deadline_s sets this time"
+        return f"no answer within {limits.deadline_s:g} s; {limits.setting} sets this time"
     return f"no answer in time ({outcome.label})"
 
 
-def _reasons(unavailable: Unavailable) -> str:
-    return "; ".join(f"{name} is {why}" for name, why in unavailable.reasons.items()) or "all were tried"
+def _reasons_of(ending: Ending) -> dict[str, str]:
+    """Why endpoints were not asked: as they are not well, or could not or might not have the request."""
+    return {**(ending.unavailable.reasons if ending.unavailable else {}), **ending.left_out}
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name} is {why}" for name, why in reasons.items()) or "all were tried"

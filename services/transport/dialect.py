@@ -31,9 +31,10 @@ CREDENTIAL_HEADERS = frozenset(
         "host",
     }
 )
-#: names the one endpoint that a request is for, as a check of each does
-ONLY_HEADER = "x-llmwire-only"
-_NOT_SENT = frozenset(name.encode("ascii") for name in (*CREDENTIAL_HEADERS, ONLY_HEADER))
+ONLY_HEADER = "x-llmwire-only"  #: names the one endpoint that a request is for, as a check of each does
+TAGS_HEADER = "x-llmwire-tags"  #: words that routes may choose by, divided by commas
+TRUST_HEADER = "x-llmwire-trust"  #: labels of which an endpoint must have one
+_NOT_SENT = frozenset(name.encode("ascii") for name in CREDENTIAL_HEADERS)
 #: where a body lies in memory its length is ours to tell, whatever a caller passes on
 _NOT_SENT_WITH_CONTENT = _NOT_SENT | {b"content-length", b"transfer-encoding"}
 

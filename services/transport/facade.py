@@ -22,23 +22,27 @@ from ..routing.balancer import Randomness
 from ..routing.budget import Budget
 from ..routing.canary import Canaries, may_differ
 from ..routing.endpoint import expires
-from ..routing.failover import AfterSend, CallSpec, Send, Story, Wish, failover
+from ..routing.failover import AfterSend, CallSpec, Ending, Send, Story, Wish, failover
 from ..routing.hedging import Hedge, Hedging
 from ..routing.outcome import Outcome
 from ..routing.pool import Pool
+from ..routing.router import Choice, Decision, Router
 from ..secrets import MASK, Secret
+from ..wanted import Wanted, wanted
 from . import network
 from .blocking import SyncAnswer
 from .body import decompressed, encoding_of, without_encoding
 from .call import Call, Kind
-from .conclusion import Received
+from .conclusion import Limits, Received, concluded
 from .course import BROKEN
 from .deadline import Cut, Watch
-from .dialect import ONLY_HEADER, Ambient, headers_for, operation_of, url_for
+from .dialect import Ambient, headers_for, operation_of, url_for
 from .identity import NoToken
 from .nonblocking import AsyncAnswer
+from .patterns import searching
 from .references import References
 from .reply import Widths, checked, most_bytes
+from .router import LaneRouter, Question, asks_of
 from .verdict import of_error, of_status, without_frames
 from .written import Written
 
@@ -61,6 +65,7 @@ class Traffic:
         references: what the canary's vector is there.
         hedging: when a slow call may ask a second endpoint; None: never.
         ambient: headers of the environment that are meant for nobody here.
+        router: which pool a request goes to.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Traffic:
         randomness: Randomness,
         listener: Listener,
         ambient: Ambient | None = None,
+        router: LaneRouter | None = None,
         has_canary: bool = True,
         hedge: float = 0.0,
         make_lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
@@ -84,8 +90,22 @@ class Traffic:
         )
         self.hedging = Hedging(hedge, make_lock) if hedge else None
         self.facade = pool.endpoints[0]
+        self.router = router or LaneRouter(Router(compile_pattern=searching), pool, listener=listener)
+        self._limits = Limits(deadline_s=spec.deadline_s, setting=f"{self.facade.function}.deadline_s")
         self._has_canary = has_canary
         self._version, self._may_differ = -1, False
+
+    @property
+    def longest_s(self) -> float:
+        """The longest deadline that a call may have here."""
+        return max([self.spec.deadline_s, *(pool.deadline_s or 0.0 for pool in self.router.router.pools)])
+
+    def limits(self, choice: Choice | None) -> Limits:
+        """Of a call in a pool."""
+        if choice is None or choice.pool.deadline_s is None:
+            return self._limits
+        setting = f"{self.facade.function}.pools.{choice.pool.name}.deadline_s"
+        return Limits(deadline_s=choice.pool.deadline_s, setting=setting)
 
     def may_differ(self) -> bool:
         """Whether two endpoints could be of two models, so that each must show that it is not."""
@@ -111,14 +131,46 @@ class Traffic:
         """Whether a second endpoint may be asked too: of embeddings alone, which come whole and change nothing."""
         is_whole = call.kind is Kind.EMBEDDING and not call.is_streamed and wish.is_replayable
         may_be_sent_twice = self.spec.after_send is not AfterSend.NEVER
-        return is_whole and may_be_sent_twice and wish.only is None and not self.pool.is_single
+        return is_whole and may_be_sent_twice and wish.only is None and not self.pool.is_single(wish.among)
 
     def renew_after_fork(self) -> None:
         """In a child process."""
+        self.router.renew_after_fork()
         self.canaries.renew_after_fork()
         self.references.renew_after_fork()
         if self.hedging is not None:
             self.hedging.renew_after_fork()
+
+
+class Asked:
+    """One request of the SDK, before it is sent anywhere.
+
+    Attributes:
+        wanted: what its caller asks for beside it.
+        only: the name of the one endpoint that it is for.
+        question: on the way to its pool; None where every endpoint may have it.
+    """
+
+    __slots__ = ("began_at_s", "call", "only", "patience_s", "question", "wanted")
+
+    def __init__(self, request: httpx2.Request, call: Call) -> None:
+        self.began_at_s = time.monotonic()
+        self.patience_s: float | None = request.extensions.get("timeout", {}).get("read")
+        self.call = call
+        self.only = next((value for name, value in call.asks if name == "only"), None) if call.asks else None
+        block = wanted()
+        self.wanted = block.and_also(*asks_of(call)) if call.asks else block
+        self.question: Question | None = None
+
+    @property
+    def decision(self) -> Decision | None:
+        """Where it goes; None where every endpoint may have it."""
+        return None if self.question is None else self.question.decision
+
+    def ends_at_s(self, deadline_s: float) -> float:
+        """When it is over, where it may take so long and its caller does not say less."""
+        patience_s = self.patience_s
+        return self.began_at_s + (deadline_s if patience_s is None else min(patience_s, deadline_s))
 
 
 class Sending:
@@ -126,6 +178,7 @@ class Sending:
 
     Attributes:
         canary: the kind of request for which it is a canary; None where it is the caller's own.
+        is_for_routing: the request is llmwire's own, to see which route a text is meant for.
         cut: what may end it from another thread; None: nothing does.
     """
 
@@ -136,6 +189,7 @@ class Sending:
         "cut",
         "endpoint",
         "is_callers_time",
+        "is_for_routing",
         "lease",
         "sent_by",
         "started_at_s",
@@ -146,7 +200,7 @@ class Sending:
     def __init__(
         self, call: Call, send: Send, *, chunk_s: float | None, is_callers_time: bool, canary: str | None = None
     ) -> None:
-        self.canary = canary
+        self.canary, self.is_for_routing = canary, False
         self.call, self.lease, self.endpoint = call, send.lease, send.lease.endpoint
         self.sent_by = send.ends_at_s
         self.is_callers_time = is_callers_time
@@ -203,33 +257,59 @@ class Facade:
         """The endpoints that requests may go to."""
         return self._traffic.pool
 
-    def begin(self, request: httpx2.Request) -> tuple[Story | Hedge, Callable[[Send], Sending]]:
-        """The story of a request, or two of them; and what makes a sending of each of their steps."""
+    def asked(self, request: httpx2.Request) -> Asked:
+        """What a request of the SDK is, and where it goes, unless its meaning is to decide.
+
+        Raises:
+            NoRoute: there is no endpoint that can and may have it.
+        """
         if self._is_closed:
             raise RuntimeError("this client was closed by its container; ask the container for a new one")
         traffic = self._traffic
         traffic.ambient.leave(request)
-        call = Call(request, self._operation(request.url))
-        patience_s = request.extensions.get("timeout", {}).get("read")
-        deadline_s = traffic.spec.deadline_s
-        is_callers_time = patience_s is not None and patience_s < deadline_s
-        ends_at_s = time.monotonic() + (patience_s if is_callers_time else deadline_s)
+        asked = Asked(request, Call(request, self._operation(request.url)))
+        if asked.only is not None:
+            self._check_only(asked.only, asked.wanted)
+        else:
+            asked.question = traffic.router.question(asked.call, asked.wanted)
+        return asked
+
+    def begin(self, asked: Asked) -> tuple[Story | Hedge, Callable[[Send], Sending]]:
+        """The story of a request, or two of them; and what makes a sending of each of their steps."""
+        traffic, call, decision = self._traffic, asked.call, asked.decision
+        if decision is not None and decision.is_named and traffic.router.model is not None:
+            call = call.asking_for(traffic.router.model)
+        choice = decision.choice if decision is not None else None
+        deadline_s = traffic.limits(choice).deadline_s
         wish = Wish(
             model=call.model,
-            ends_at_s=ends_at_s,
+            ends_at_s=asked.ends_at_s(deadline_s),
             is_replayable=call.content is not None,
             is_stateful=call.is_stateful,
-            only=self._only(request),
+            only=asked.only,
+            among=choice.among if choice is not None else None,
         )
+        longest_s = deadline_s
+        if decision is not None and decision.larger is not None:
+            larger_s = traffic.limits(decision.larger).deadline_s
+            longest_s = max(longest_s, larger_s)
+            wish.larger, wish.larger_ends_at_s = decision.larger.among, asked.ends_at_s(larger_s)
         call.is_for_all = wish.only is None  # whoever names one endpoint, means it
         if call.is_for_all and call.space is not None and traffic.may_differ():
             wish.canary = call.space
+        patience_s = asked.patience_s
+        has_less = patience_s is not None and patience_s < longest_s
+        callers_end_s = asked.ends_at_s(longest_s) if has_less else None
+        is_for_routing = asked.wanted.is_for_routing
 
         def sending(send: Send) -> Sending:
             network.check(send.lease.endpoint.server)
             its = call if send.canary is None else self._canary(call, send.canary)
-            is_callers = is_callers_time and send.ends_at_s >= ends_at_s  # a canary has less time, which is ours
-            return Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers, canary=send.canary)
+            # A canary has less time, which is ours.
+            is_callers = callers_end_s is not None and send.ends_at_s >= callers_end_s
+            made = Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers, canary=send.canary)
+            made.is_for_routing = is_for_routing
+            return made
 
         if traffic.hedging is not None and traffic.may_be_hedged(call, wish):
             size_bytes = len(call.content or b"")
@@ -237,15 +317,24 @@ class Facade:
             return hedge, sending
         return traffic.story(wish), sending
 
+    def concluded(self, asked: Asked, ending: Ending) -> httpx2.Response:
+        """What the SDK gets. Raises our own errors, and httpx2's for what is local to this process."""
+        decision = asked.decision
+        choice = None
+        if decision is not None:
+            choice = decision.larger if ending.has_moved else decision.choice
+        return concluded(self._function, ending, self._traffic.limits(choice), decision=decision)
+
     def _canary(self, call: Call, kind: str) -> Call:
         return call.canary() if kind == call.space else call.canary(self._traffic.references.request_of(kind))
 
-    def _only(self, request: httpx2.Request) -> str | None:
-        name = request.headers.get(ONLY_HEADER)
-        known = [endpoint.name for endpoint in self._traffic.pool.endpoints] if name is not None else []
-        if name is not None and name not in known:
+    def _check_only(self, name: str, wanted: Wanted) -> None:
+        known = {endpoint.name: endpoint for endpoint in self._traffic.pool.endpoints}
+        if name not in known:
             raise NoRoute(f"there is no {self._function} endpoint {name!r}: there are {', '.join(known)}")
-        return name
+        if wanted.trust is not None and (its := known[name].trust) not in wanted.trust:
+            demanded = " or ".join(sorted(wanted.trust))
+            raise NoRoute(f"the {self._function} endpoint {name} is {its or 'without a label'}, not {demanded}")
 
     def _operation(self, url: httpx2.URL) -> str:
         key = (url.netloc, url.raw_path) if url.raw_scheme == self._base.raw_scheme else (b"", b"")
@@ -352,6 +441,7 @@ class Facade:
             took_s=time.monotonic() - sending.started_at_s,
             blame=None if outcome.blame is None else outcome.blame.value,
             is_canary=sending.canary is not None,
+            is_for_routing=sending.is_for_routing,
         )
         tell(self._traffic.listener, event)
 

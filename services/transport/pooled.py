@@ -19,7 +19,6 @@ from ..routing.outcome import CANCELLED, Outcome
 from ..secrets import Secret
 from .blocking import SyncAnswer
 from .body import Whole, async_parts_of, parts_of
-from .conclusion import concluded
 from .connections import AsyncConnections, Connections
 from .course import Course
 from .deadline import watched
@@ -30,6 +29,7 @@ from .identity import token_of, token_threads
 from .nonblocking import GOODBYE_S, AsyncAnswer, AsyncConnectionPool
 from .relay import AsyncRelay, Relay, read_timeout
 from .reply import most_bytes
+from .router import NO_MEANING, Question
 from .servers import Servers
 from .stream import StreamProgress
 from .written import Written
@@ -44,12 +44,23 @@ class PoolTransport(Facade, httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
-        story, sending = self.begin(request)
+        asked = self.asked(request)
+        if asked.question is not None:
+            self._settle(asked.question)
+        story, sending = self.begin(asked)
         if isinstance(story, Hedge):
             ending = drive_hedged(story, lambda send, cut: self._carried_out(sending(send).to_be_cut_by(cut)))
         else:
             ending = drive(story, lambda send: self._carried_out(sending(send)))
-        return concluded(self._function, ending, self._traffic.spec)
+        return self.concluded(asked, ending)
+
+    def _settle(self, question: Question) -> None:
+        """Have the meaning of its text decide, where that is to be; and see what routes in shadow mode would do."""
+        meaning = self._traffic.router.meaning
+        if question.open is not None:
+            question.settle(meaning.scores(*question.open) if meaning is not None else NO_MEANING)
+        if (unscored := question.shadow()) is not None and meaning is not None:
+            meaning.scored_later(*unscored, question.shadow)
 
     def close(self) -> None:
         """Close every connection of this process."""
@@ -130,12 +141,22 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
-        story, sending = self.begin(request)
+        asked = self.asked(request)
+        if asked.question is not None:
+            await self._settle(asked.question)
+        story, sending = self.begin(asked)
         if isinstance(story, Hedge):
             ending = await drive_hedged_async(story, lambda send: self._carried_out(sending(send)))
         else:
             ending = await drive_async(story, lambda send: self._carried_out(sending(send)))
-        return concluded(self._function, ending, self._traffic.spec)
+        return self.concluded(asked, ending)
+
+    async def _settle(self, question: Question) -> None:
+        meaning = self._traffic.router.meaning
+        if question.open is not None:
+            question.settle(await meaning.async_scores(*question.open) if meaning is not None else NO_MEANING)
+        if (unscored := question.shadow()) is not None and meaning is not None:
+            meaning.async_scored_later(*unscored, question.shadow)
 
     async def aclose(self) -> None:
         """Close the running loop's connections and wait; have the other loops close theirs."""

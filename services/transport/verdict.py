@@ -34,6 +34,9 @@ CONFLICT_S: Final = 0.5  #: what is locked is mostly free again after that
 
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _POLICY: Final = frozenset({"content_policy_violation", "content_filter", "policy_violation"})
+#: what servers call a request that is longer than their model takes: OpenAI and Azure, llama.cpp, LiteLLM. vLLM names
+#: the parameter `input_tokens` in its place.
+_TOO_LONG: Final = frozenset({"context_length_exceeded", "exceed_context_size_error", "contextwindowexceedederror"})
 _BUSY: Final = frozenset({503, 529})
 _CALLERS: Final = frozenset(range(400, 500)) - {401, 402, 403, 404, 405, 408, 409, 425, 429}
 
@@ -54,7 +57,8 @@ def of_status(call: Call, status: int, headers: Mapping[str, str], content: byte
     if status in (404, 405):
         return _not_found(call, status, error, result)
     if status in _CALLERS:
-        return Outcome(blame=Blame.CALLER, label=label, status=status, result=result)
+        is_too_long = error is not None and (bool(_TOO_LONG & error.words) or error.param == "input_tokens")
+        return Outcome(blame=Blame.CALLER, label=label, status=status, result=result, is_too_long=is_too_long)
     if status in (401, 402, 403):
         if status == 403 and error is not None and _POLICY & error.words:
             return Outcome(blame=Blame.CALLER, label=label, status=status, result=result)
@@ -123,6 +127,7 @@ class _Error:
 
     def __init__(self, fields: Mapping[str, Any], body: Mapping[str, Any]) -> None:
         self.words = {str(fields[name]).lower() for name in ("code", "type") if fields.get(name) is not None}
+        self.param = fields.get("param")
         estimated = body.get("estimated_time")
         self.estimated_s: float | None = estimated if isinstance(estimated, int | float) else None
 

@@ -228,6 +228,8 @@ def test_who_gives_an_answer_more_time_gives_its_beginning_more_time_too():
         ("endpoints", "COMPLETION_ENDPOINTS, a setting of completion, begins with it"),
         ("default", "that is the endpoint of a function which names none"),
         ("pools", "the word is kept for a table"),
+        ("routes", "the word is kept for a table"),
+        ("tools", "COMPLETION_TOOLS, a setting of completion, begins with it"),
     ],
 )
 def test_a_name_that_means_something_else_is_refused(name, reason):

@@ -281,6 +281,39 @@ def test_a_default_that_a_single_endpoint_has_no_use_for_is_not_told():
     assert settings.isdisjoint({"completion.strategy", "completion.tier", "completion.endpoints"})
 
 
+ROUTED = {
+    "routes": [{"pool": "long", "min_tokens": 8000}, {"pool": "default", "name": "cheap", "mode": "shadow"}],
+    "pools": {"long": {"deadline_s": 300, "trust": "eu,local", "strategy": "in-order"}, "default": {}},
+    "endpoints": {
+        "a": {"base_url": "http://localhost:1", "tools": True},
+        "b": {"base_url": "http://localhost:2", "pools": "long", "trust": "eu", "modalities": "image"},
+    },
+}
+
+
+def test_routes_are_shown_with_where_they_lead_and_pools_with_their_options():
+    function = completion(config={"completion": ROUTED})
+
+    assert row(function, "completion.routes").value == "route 1 -> long, cheap -> default (shadow)"
+    assert row(function, "completion.pools").value == (
+        "long (strategy in-order, deadline_s 300, trust eu or local), default"
+    )
+    assert (row(function, "completion.routing").value, row(function, "completion.tokenizer").value) == ("on", "auto")
+
+
+def test_of_an_endpoint_its_pools_and_abilities_are_shown():
+    _, endpoint = completion(config={"completion": ROUTED}).endpoints
+
+    shown = {row.setting.rpartition(".")[2]: row.value for row in endpoint.rows}
+    assert shown == {"base_url": "http://localhost:2", "pools": "long", "trust": "eu", "modalities": "text, image"}
+
+
+def test_how_routes_are_followed_is_not_shown_where_there_are_none():
+    settings = {row.setting for row in completion(TWO).rows}
+
+    assert settings.isdisjoint({"completion.routing", "completion.tokenizer", "completion.routing_timeout_s"})
+
+
 #: what stands for a secret is made of digits that no text of ours has
 SECRET = st.text(alphabet="79@:/?#= \n\"'{}", min_size=1, max_size=8).map(lambda text: f"7{text}9")
 IN_URL = st.sampled_from(

@@ -13,9 +13,10 @@ from llmwire.container import LLMContainer
 from llmwire.container.ray import Embedder, RayWorkers, settings_of
 from llmwire.services import EmbeddingService
 from llmwire.services.bulk.trouble import Kind, trouble_of
-from llmwire.services.errors import AllEndpointsFailed, ConfigError, InvalidInput, SpaceMismatch
+from llmwire.services.errors import AllEndpointsFailed, ConfigError, InvalidInput, NoRoute, SpaceMismatch
 from llmwire.services.secrets import Secret
 from llmwire.services.testing import FakeEmbeddings, FaultServer, StandIn, faults
+from llmwire.services.wanted import Wanted
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,12 @@ def settings_for(server, **more):
 
 
 # What travels.
+
+
+def test_predicates_that_routes_name_travel_too(a_container):
+    container = a_container(predicates={"is_short": len})
+
+    assert settings_of(container)["predicates"] == {"is_short": len}
 
 
 def test_both_layers_travel_as_plain_values(a_container):
@@ -98,6 +105,13 @@ def test_an_embedder_answers_with_vectors_tokens_and_endpoint(server, embedder):
     assert (answer.vectors.shape, answer.vectors.dtype) == ((2, 8), np.float32)
     assert answer.tokens > 0
     assert answer.endpoint == "default"
+
+
+def test_a_worker_demands_the_trust_that_the_drivers_block_demands(server, embedder):
+    outcome = embedder(settings_for(server)).outcome(["secret"], Wanted(trust=frozenset({"local"})))
+
+    assert isinstance(outcome, NoRoute)
+    assert "outside of the trust that is demanded (local)" in str(outcome)
 
 
 def test_an_embedder_pickles_as_its_settings_also_after_it_was_used(server, embedder):

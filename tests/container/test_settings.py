@@ -17,6 +17,8 @@ from llmwire.container.values import NO_KEY
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import Dialect, Price
 from llmwire.services.routing.failover import AfterSend
+from llmwire.services.routing.route import Mode, Route
+from llmwire.services.routing.router import NamedPool
 from llmwire.services.secrets import Secret
 
 FUNCTIONS = ("completion", "embedding")
@@ -68,6 +70,16 @@ PLACES = {
     "tier": "config.f.tier  env.F_TIER",
     "tags": "config.f.tags  env.F_TAGS",
     "price": "config.f.price  env.F_PRICE",
+    "pools": "config.f.pools",
+    "routes": "config.f.routes",
+    "routing": "config.f.routing  env.F_ROUTING",
+    "tokenizer": "config.f.tokenizer  env.F_TOKENIZER",
+    "routing_timeout_s": "config.f.routing_timeout_s  env.F_ROUTING_TIMEOUT_S",
+    "trust": "config.f.trust  env.F_TRUST",
+    "context_length": "config.f.context_length  env.F_CONTEXT_LENGTH",
+    "modalities": "config.f.modalities  env.F_MODALITIES",
+    "tools": "config.f.tools  env.F_TOOLS",
+    "structured_output": "config.f.structured_output  env.F_STRUCTURED_OUTPUT",
     "space": "config.f.space  env.F_SPACE",
     "revision": "config.f.revision  env.F_REVISION",
     "canary": "config.f.canary  env.F_CANARY",
@@ -99,6 +111,12 @@ PLACES_AT_ENDPOINT = {
     "tier": "config.f.endpoints.e.tier  env.F_E_TIER",
     "tags": "config.f.endpoints.e.tags  env.F_E_TAGS",
     "price": "config.f.endpoints.e.price  env.F_E_PRICE",
+    "pools": "config.f.endpoints.e.pools  env.F_E_POOLS",
+    "trust": "config.f.endpoints.e.trust  env.F_E_TRUST",
+    "context_length": "config.f.endpoints.e.context_length  env.F_E_CONTEXT_LENGTH",
+    "modalities": "config.f.endpoints.e.modalities  env.F_E_MODALITIES",
+    "tools": "config.f.endpoints.e.tools  env.F_E_TOOLS",
+    "structured_output": "config.f.endpoints.e.structured_output  env.F_E_STRUCTURED_OUTPUT",
     "space": "config.f.endpoints.e.space  env.F_E_SPACE",
     "revision": "config.f.endpoints.e.revision  env.F_E_REVISION",
     "connect_timeout_s": "config.f.endpoints.e.connect_timeout_s  env.F_E_CONNECT_TIMEOUT_S",
@@ -120,17 +138,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "tier": dict.fromkeys(FUNCTIONS, 0),
     "canary": dict.fromkeys(FUNCTIONS, True),
     "hedge": dict.fromkeys(FUNCTIONS, 0.0),
+    "routing": dict.fromkeys(FUNCTIONS, Mode.ON),
+    "tokenizer": dict.fromkeys(FUNCTIONS, "auto"),
+    "routing_timeout_s": {"completion": 0.15},
     "connect_timeout_s": dict.fromkeys(FUNCTIONS, 2.0),
     "chunk_timeout_s": dict.fromkeys(FUNCTIONS, 30.0),
 }
 
 OF_EMBEDDINGS = ("canary", "dimensions", "hedge", "revision", "space")
+OF_COMPLETIONS = ("modalities", "routing_timeout_s", "structured_output", "tools")
+#: those that mean something of its own at an endpoint, or nothing at a function
+NOT_INHERITED = ("model", "pools")
 
 SETTINGS = [
     (function, setting)
     for function in FUNCTIONS
     for setting in PLACES
-    if function == "embedding" or setting not in OF_EMBEDDINGS
+    if setting not in (OF_EMBEDDINGS if function == "completion" else OF_COMPLETIONS)
 ]
 
 
@@ -142,7 +166,7 @@ def places_at(endpoint: str, function: str, setting: str) -> list[str]:
     """The endpoint's places, then its function's where they are inherited."""
     part = endpoint.upper().replace("-", "_")
     own = PLACES_AT_ENDPOINT[setting].replace("_E_", f"_{part}_").replace(".e.", f".{endpoint}.")
-    return spelt(own if setting == "model" else f"{own} {PLACES[setting]}", function)
+    return spelt(own if setting in NOT_INHERITED else f"{own} {PLACES[setting]}", function)
 
 
 def spelt(places: str, function: str) -> list[str]:
@@ -153,16 +177,30 @@ def spelt(places: str, function: str) -> list[str]:
     ]
 
 
-def written(setting: str, number: int) -> tuple[Any, Any]:
+def written(setting: str, number: int, *, at: str = "function") -> tuple[Any, Any]:
     """A value that the setting can take, unlike that of another number, and what becomes of it."""
     match setting:
+        case "pools" if at == "endpoint":
+            return f"name-{number}", (f"name-{number}",)
+        case "pools":
+            return {f"name-{number}": {}}, (NamedPool(name=f"name-{number}"),)
+        case "routes":
+            return [{"pool": f"name-{number}"}], (Route(pool=f"name-{number}"),)
+        case "routing":
+            return ("off", Mode.OFF) if number % 2 else ("shadow", Mode.SHADOW)
+        case "trust" | "tokenizer":
+            return f"name-{number}", f"name-{number}"
+        case "modalities":
+            return ("text,image", frozenset({"image"})) if number % 2 else ("audio", frozenset({"audio"}))
         case "api_key" | "azure_api_key" | "azure_ad_token":
             return f"sk-{number}", Secret(f"sk-{number}")
         case "headers":
             return f"X-Place: {number}", (("X-Place", str(number)),)
         case "deadline_s" | "weight" | "connect_timeout_s" | "first_byte_timeout_s" | "chunk_timeout_s":
             return str(number + 1), number + 1.0
-        case "dimensions" | "max_attempts" | "tier":
+        case "routing_timeout_s":
+            return str(number + 1), number + 1.0
+        case "context_length" | "dimensions" | "max_attempts" | "tier":
             return str(number + 1), number + 1
         case "hedge":
             return f"0.0{number + 1}", (number + 1) / 100
@@ -176,7 +214,7 @@ def written(setting: str, number: int) -> tuple[Any, Any]:
             return list(AfterSend)[number].value, list(AfterSend)[number]
         case "dialect":
             return ("azure", Dialect.AZURE) if number % 2 else ("openai", Dialect.OPENAI)
-        case "azure_keyless" | "canary":
+        case "azure_keyless" | "canary" | "structured_output" | "tools":
             return ("yes", True) if number % 2 else ("no", False)
         case "api_path":
             return f"/v{number}", f"/v{number}"
@@ -264,17 +302,18 @@ def test_the_first_place_that_is_not_blank_wins_and_is_the_origin(case, blank):
 def test_of_an_endpoint_the_most_specific_place_that_is_not_blank_wins_and_is_the_origin(data, function, setting):
     setting = setting if (function, setting) in SETTINGS else "base_url"
     places = places_at("backup", function, setting)
+    told = [written(setting, n % 7, at="endpoint") for n in range(len(places))]
     texts = {
-        place: data.draw(st.sampled_from([None, " ", written(setting, n % 7)[0]])) for n, place in enumerate(places)
+        place: data.draw(st.sampled_from([None, " ", text])) for place, (text, _) in zip(places, told, strict=True)
     }
     chain = chains_at("backup", function, **layers({p: text for p, text in texts.items() if text is not None}))[setting]
 
     value, origin = chain(), chain.origin()
 
     set_at = [place for place, text in texts.items() if text and text.strip()]
-    default = None if setting == "model" else DEFAULTS.get(setting, {}).get(function)
+    default = None if setting in NOT_INHERITED else DEFAULTS.get(setting, {}).get(function)
     assert origin == (set_at[0] if set_at else "default")
-    assert value == (written(setting, places.index(set_at[0]) % 7)[1] if set_at else default)
+    assert value == (told[places.index(set_at[0])][1] if set_at else default)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -539,6 +578,14 @@ def test_what_is_of_embeddings_is_no_setting_of_completions(setting):
         container.completion.settings()
 
 
+@pytest.mark.parametrize("setting", OF_COMPLETIONS)
+def test_what_is_of_completions_is_no_setting_of_embeddings(setting):
+    container = LLMContainer(config={"embedding": {setting: "5"}}, env={})
+
+    with pytest.raises(ConfigError, match=rf"embedding\.{setting} .*: is no setting"):
+        container.embedding.settings()
+
+
 @pytest.mark.parametrize("setting", ["connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s"])
 @pytest.mark.parametrize("value", [0, -1, "soon", math.inf, True, "86401"])
 def test_an_impossible_timeout_is_refused(setting, value):
@@ -662,3 +709,69 @@ def test_a_key_that_is_hidden_already_is_checked_as_any_other(raw):
 
 def test_no_key_stays_no_key():
     assert values.key(NO_KEY) == NO_KEY
+
+
+@pytest.mark.parametrize("value", ["long,vision", ["long", "vision"], "Long  VISION", " long , vision,long"])
+def test_an_endpoint_names_its_pools_in_a_list_or_between_commas_in_any_case(value):
+    assert values.pool_names(value) == ("long", "vision")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("1st", "is no name for a pool: '1st'"),
+        (["a b"], "is no name for a pool"),
+        ([], "names nothing"),
+        (",", "names nothing"),
+        (5, "must be a list of words"),
+        ({"long": {}}, "must be a list of words"),
+    ],
+)
+def test_impossible_names_of_pools_are_refused(value, problem):
+    with pytest.raises(Unfit) as caught:
+        values.pool_names(value)
+
+    assert problem in caught.value.problem
+
+
+@pytest.mark.parametrize("value", ["eu,local", "my own", "", " eu", ["eu"], 5])
+def test_a_label_of_trust_is_one_word(value):
+    with pytest.raises(Unfit):
+        values.word(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [("text", set()), ("text,image", {"image"}), (["Audio", "file"], {"audio", "file"}), ("image", {"image"})],
+)
+def test_modalities_are_those_beside_text(value, means):
+    assert values.modalities(value) == means
+
+
+@pytest.mark.parametrize("value", ["images", ["video"], [], 5, True])
+def test_impossible_modalities_are_refused(value):
+    with pytest.raises(Unfit):
+        values.modalities(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [("on", Mode.ON), ("Shadow", Mode.SHADOW), ("off", Mode.OFF), (True, Mode.ON), (False, Mode.OFF)],
+)
+def test_routing_is_on_off_or_a_shadow(value, means):
+    assert LLMContainer(config={"completion": {"routing": value}}, env={}).completion.routing() is means
+
+
+def test_an_unknown_way_of_routing_names_those_there_are():
+    assert "must be one of on, shadow, off, not 'dry-run'" in refusal("routing", "dry-run")
+
+
+@pytest.mark.parametrize(("value", "means"), [("AUTO", "auto"), ("estimate", "estimate"), ("My_base", "My_base")])
+def test_a_tokenizer_is_a_word_of_ours_or_an_encoding_as_it_is_called(value, means):
+    assert LLMContainer(config={"completion": {"tokenizer": value}}, env={}).completion.tokenizer() == means
+
+
+@pytest.mark.parametrize("value", [-1.5, 2, "near", True, math.nan, math.inf, [0.5]])
+def test_an_impossible_cosine_is_refused(value):
+    with pytest.raises(Unfit, match="a cosine from -1 to 1"):
+        values.cosine(value)

@@ -151,6 +151,22 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_right_one(wrong, right)
     assert refused(env={wrong: "x"}).startswith(f"{wrong} (from env.{wrong}): is no setting. Did you mean {right}? ")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ("POOLS", "Name them at an endpoint, as in EMBEDDING_BACKUP_POOLS; their options stand in [embedding.pools."),
+        ("ROUTES", "Routes stand in a file or a dict, below [[embedding.routes]]."),
+    ],
+)
+def test_what_has_no_variable_is_refused_with_where_it_stands(wrong, where):
+    variable = f"EMBEDDING_{wrong}"
+
+    assert refused("embedding", env={variable: "x"}).startswith(
+        f"{variable} (from env.{variable}): is no setting. {where}"
+    )
+    assert settled("embedding", env={variable: "x", "LLMWIRE_IGNORE": variable})
+
+
 @pytest.mark.parametrize("name", ["EMBEDDING_DIMENSION", "EMBEDDING_DIMENSIONS_"])
 def test_dimensions_are_misspelt_only_for_embeddings(name):
     assert "Did you mean EMBEDDING_DIMENSIONS?" in refused("embedding", env={name: "8"})
@@ -213,7 +229,10 @@ def test_the_shared_variables_of_the_sdk_itself_are_left_alone(name):
             st.lists(inner, max_size=2)
             | st.dictionaries(
                 st.sampled_from(
-                    ["completion", "embedding", "openai", "azure", "base_url", "headers", "endpoints", "price"]
+                    [
+                        *("completion", "embedding", "openai", "azure", "base_url", "headers", "endpoints", "price"),
+                        *("pools", "routes", "pool", "min_tokens", "keywords", "trust", "examples"),
+                    ]
                 )
                 | st.text(max_size=8)
                 | st.integers(),
@@ -250,6 +269,8 @@ ENDPOINTS = {
         ({"azure": {"end_point": "x"}}, "azure.end_point", "Did you mean completion.endpoints.backup.azure.endpoint?"),
         ({"deadline_s": 5}, "deadline_s", "Write it in [completion]: it is of the function as a whole."),
         ({"strategy": "p2c"}, "strategy", "Write it in [completion]: it is of the function as a whole."),
+        ({"pool": "x"}, "pool", "Did you mean completion.endpoints.backup.pools?"),
+        ({"routes": []}, "routes", "Write it in [completion]: it is of the function as a whole."),
         ({"zzz": 5}, "zzz", "Known are api_key, api_path, azure, azure.ad_token, "),
     ],
 )
@@ -282,6 +303,10 @@ def test_a_mistake_at_an_endpoint_of_one_function_leaves_the_other_working():
         ("COMPLETION_BACKUP_AZURE_ENDPOINT", "COMPLETION_BACKUP_AZURE_OPENAI_ENDPOINT"),
         ("COMPLETION_BACKUP_DEADLINE_S", "COMPLETION_DEADLINE_S"),
         ("COMPLETION_ENDPOINT", "COMPLETION_ENDPOINTS"),
+        ("COMPLETION_BACKUP_POOL", "COMPLETION_BACKUP_POOLS"),
+        ("COMPLETION_BACKUP_TRSUT", "COMPLETION_BACKUP_TRUST"),
+        ("COMPLETION_BACKUP_CONTEXT_LEN", "COMPLETION_BACKUP_CONTEXT_LENGTH"),
+        ("COMPLETION_BACKUP_ROUTING", "COMPLETION_ROUTING"),
         ("COMPLETION_BASEURL", "COMPLETION_BASE_URL"),
         ("COMPLETION_OPENIA_API_KEY", "COMPLETION_OPENAI_API_KEY"),
     ],

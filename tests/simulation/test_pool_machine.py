@@ -18,7 +18,7 @@ from llmwire.services.routing.endpoint import Endpoint
 from llmwire.services.routing.failover import CallSpec, Wish, failover
 from llmwire.services.routing.member import Health, Member
 from llmwire.services.routing.outcome import CANCELLED, Blame, Outcome
-from llmwire.services.routing.pool import Lease, Pool, PoolSpec
+from llmwire.services.routing.pool import Lease, Pool, PoolSpec, Selection
 from llmwire.services.secrets import Secret
 
 from ..services.routing.actors import (
@@ -40,7 +40,8 @@ from ..services.routing.actors import (
     unavailable,
 )
 
-NEUTRAL = [CALLERS, LOCAL, CANCELLED, CONFLICT, LOST.without_penalty()]
+TOO_LONG = Outcome(blame=Blame.CALLER, label="400", status=400, is_too_long=True)
+NEUTRAL = [TOO_LONG, CALLERS, LOCAL, CANCELLED, CONFLICT, LOST.without_penalty()]
 OUTCOMES = [
     *NEUTRAL,
     SERVED,
@@ -63,6 +64,10 @@ BARRED = {Health.DISABLED, Health.PAUSED, Health.DRAINING}
 some_outcome = st.sampled_from(OUTCOMES)
 some_names = st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True)
 some_model = st.sampled_from([None, "m"])
+some_strategy = st.none() | st.sampled_from(Strategy)
+some_selection = st.builds(
+    Selection, names=st.sets(st.sampled_from("abcd"), max_size=3).map(frozenset), strategy=some_strategy
+)
 
 
 def facts_of(member: Member, now_s: float) -> tuple[Any, ...]:
@@ -78,6 +83,22 @@ def facts_of(member: Member, now_s: float) -> tuple[Any, ...]:
         (member.paused_until_s, member.disabled_until_s, breaker.open_until_s, dict(member.refused)),
         (load.ewma_s, load.at_s),
     )
+
+
+def untouched(pool: Pool, names: set[str] | frozenset[str], now_s: float) -> dict[str, tuple[Any, ...]]:
+    """All of the endpoints that are not named, but how fast they are: the first answer of all says that of all."""
+    return {
+        member.endpoint.name: (*facts_of(member, now_s)[:-1], member.load.in_flight, member.served, member.failed)
+        for member in pool._members
+        if member.endpoint.name not in names
+    }
+
+
+def bars(member: Member, now_s: float, *, is_alone: bool) -> bool:
+    """Whether it must not be asked within a selection: that it is disabled is no reason where it stands alone."""
+    if is_alone and member.health(now_s) is Health.DISABLED:
+        return now_s < member.paused_until_s
+    return member.health(now_s) in BARRED
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -123,6 +144,34 @@ class PoolMachine(RuleBasedStateMachine):
             assert before[name] is not Health.OPEN
         self.leases.append(found)
 
+    @rule(among=some_selection, tried=st.sets(st.sampled_from("abcd"), max_size=1), model=some_model)
+    def lease_within(self, among: Selection, tried: set[str], model: str | None) -> None:
+        now_s = self.clock()
+        self.pool.snapshot()  # gives back the places of lost leases
+        members = [member for member in self.pool._members if member.endpoint.name in among.names]
+        untried = [member for member in members if member.endpoint.name not in tried]
+        knowing = [member for member in untried if not member.refuses(model, now_s)]
+        if all(member.refuses(model, now_s) for member in members):
+            knowing = untried
+        askable = {m.endpoint.name for m in knowing if not bars(m, now_s, is_alone=len(members) == 1)}
+        well = {member.endpoint.name for member in knowing if member.health(now_s) is Health.OK}
+        others = untouched(self.pool, among.names, now_s)
+
+        found = self.pool.lease(tried=tried, model=model, among=among)
+
+        assert untouched(self.pool, among.names, now_s) == others
+        if not isinstance(found, Lease):
+            assert askable == set()
+            assert set(found.reasons) == {member.endpoint.name for member in untried}
+            return
+        assert found.endpoint.name in askable
+        lowest = min(member.endpoint.tier for member in members)
+        if found.endpoint.name in well:
+            assert found.is_degraded is (found.endpoint.tier > lowest)
+        elif well:
+            assert found.is_probe
+        self.leases.append(found)
+
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), outcome=some_outcome, took_s=st.sampled_from([0.001, 0.5, 60.0]))
     def settle(self, data: st.DataObject, outcome: Outcome, took_s: float) -> None:
@@ -130,9 +179,11 @@ class PoolMachine(RuleBasedStateMachine):
         member, now_s = lease.member, self.clock()
         before, in_flight = facts_of(member, now_s), member.load.in_flight
         is_current, paused_until_s = lease.generation == member.generation, member.paused_until_s
+        others = untouched(self.pool, {lease.endpoint.name}, now_s)
 
         lease.settle(outcome, took_s)
 
+        assert untouched(self.pool, {lease.endpoint.name}, now_s) == others
         assert member.load.in_flight == in_flight - 1
         if outcome in NEUTRAL:
             assert facts_of(member, now_s) == before
@@ -235,8 +286,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert isinstance(self.pool.lease(), Lease)
 
     @invariant()
+    def one_that_is_alone_in_its_selection_is_pickable_unless_it_is_paused(self) -> None:
+        now_s = self.clock()
+        for member in self.pool._members:
+            found = self.pool.lease(among=Selection(names=frozenset({member.endpoint.name})))
+            assert isinstance(found, Lease) is (now_s >= member.paused_until_s)
+
+    @invariant()
     def one_that_is_alone_is_never_disabled(self) -> None:
-        if self.pool.is_single:
+        if self.pool.is_single():
             assert self.pool.snapshot()[0].health is not Health.DISABLED
 
     @invariant()
@@ -331,3 +389,75 @@ def test_a_call_asks_no_endpoint_twice_but_one_that_is_alone_or_busy_or_has_a_co
     assert [attempt.endpoint for attempt in played.ending.attempts] == played.asked
     assert [one.in_flight for one in pool.snapshot()] == [0] * size
     assert 0 <= budget.tokens <= tokens
+
+
+@settings(max_examples=150)
+@given(
+    among=some_selection,
+    larger=st.none() | some_selection,
+    script=st.lists(
+        st.tuples(some_outcome | st.just(TOO_LONG), st.sampled_from([0.01, 1.0, 9.0])), min_size=40, max_size=40
+    ),
+    before=st.lists(st.tuples(st.sampled_from("abcd"), some_outcome), max_size=12),
+    reloads=st.lists(st.sampled_from([None, None, "abcd", "abcdef", "bce"]), min_size=40, max_size=40),
+    larger_lasts_s=st.sampled_from([1.5, 300.0]),
+    wish=st.fixed_dictionaries(
+        {"model": some_model, "is_replayable": st.booleans(), "only": st.sampled_from([None, None, None, "a"])}
+    ),
+    strategy=st.sampled_from(Strategy),
+    seed=st.integers(0, 99),
+)
+def test_a_call_never_leaves_its_selection_but_once_for_the_larger_one_whatever_comes(
+    among, larger, script, before, reloads, larger_lasts_s, wish, strategy, seed
+):
+    clock, chance = Clock(), random.Random(seed)
+    pool = Pool(
+        endpoints(4),
+        spec=PoolSpec(strategy=strategy),
+        clock=clock,
+        randomness=chance,
+        make_lock=threading.RLock,
+        listener=lambda event: None,
+    )
+    for name, outcome in before:
+        lease = pool.lease(only=name, model=wish["model"])
+        if isinstance(lease, Lease):
+            lease.settle(outcome, 0.1)
+    budget = Budget(BudgetSpec(tokens=200, per_second=0), clock=clock, make_lock=threading.Lock)
+    ends_at_s, larger_ends_at_s = clock() + 10.0, clock() + larger_lasts_s
+    given_out, named = iter(script), iter(reloads)
+    told: list[Outcome] = []
+    ends: list[float] = []
+
+    def answer(send):
+        ends.append(send.ends_at_s)
+        if (names := next(named)) is not None:
+            pool.swap([an_endpoint(name) for name in names])
+        outcome, took_s = next(given_out)
+        clock.advance(took_s)
+        told.append(outcome)
+        return outcome
+
+    story = failover(
+        pool,
+        Wish(ends_at_s=ends_at_s, among=among, larger=larger, larger_ends_at_s=larger_ends_at_s, **wish),
+        spec=CallSpec(),
+        budget=budget,
+        clock=clock,
+        randomness=chance,
+    )
+    played = play(story, dict.fromkeys("abcdef", answer), clock=clock, takes_s=0)
+
+    may_move = larger is not None and wish["is_replayable"] and wish["only"] is None
+    first_too_long = next((at for at, outcome in enumerate(told) if outcome.is_too_long), len(told) - 1)
+    here, there = played.asked[: first_too_long + 1], played.asked[first_too_long + 1 :]
+    assert set(here) <= among.names
+    assert set(there) <= (larger.names if larger is not None else set())
+    assert played.asked.count("a") == len(played.asked) or wish["only"] is None
+    assert not there or (may_move and played.ending.has_moved)
+    if played.ending.has_moved:
+        assert may_move
+        assert here[-1] not in there
+    assert ends == [ends_at_s] * len(here) + [larger_ends_at_s] * len(there)
+    assert sum(outcome.is_too_long for outcome in told) <= 2
+    assert all(one.in_flight == 0 for one in pool.snapshot())

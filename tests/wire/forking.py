@@ -20,6 +20,7 @@ from typing import Any
 from dependency_injector import providers
 
 from llmwire.container import LLMContainer
+from llmwire.services import recorded
 
 CHILD_S = 10  #: a child that hangs tells where and ends after this, which fails the program
 
@@ -278,6 +279,41 @@ def with_a_held_lock(url: str) -> None:
             go_on.set()
 
 
+def through_routes(url: str) -> None:
+    """A pattern chooses, and a meaning does, before a fork, in the child and after it."""
+    container = LLMContainer(
+        config={
+            "embedding": {"base_url": f"{url}/meaning", "api_key": "its-key", "model": "m"},
+            "completion": {
+                "routing_timeout_s": 5,
+                "endpoints": {
+                    "short": {"base_url": f"{url}/short", "api_key": "its-key"},
+                    "long": {"base_url": f"{url}/long", "api_key": "its-key", "pools": ["long"]},
+                },
+                "routes": [
+                    {"pool": "long", "name": "pattern", "pattern": "lo+ng"},
+                    {"pool": "long", "name": "meaning", "examples": ["an example"], "threshold": 0.999999, "top_k": 1},
+                ],
+            },
+        },
+        env={},
+    )
+
+    def ask_all() -> None:
+        for text, route in (("a looong text", "pattern"), ("an example", "meaning"), ("short", None)):
+            with recorded() as calls:
+                ask(container, text)
+                asyncio.run(ask_async(container, text))
+            assert [call.route for call in calls] == [route] * 2, calls
+
+    join(fork(ask_all))
+    ask_all()
+    pids = [fork(ask_all) for _ in range(3)]
+    ask_all()
+    join(*pids)
+    container.shutdown_resources()
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
@@ -292,6 +328,7 @@ PROGRAMS = {
         while_calls_are_hedged,
         while_another_thread_builds,
         with_a_held_lock,
+        through_routes,
     )
 }
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from app_example.routing import CASES, served
+from llmwire.services import recorded, routed
 from llmwire.services.testing import StandIn
 
 MUST_BE_HERE = os.environ.get("LLMWIRE_REQUIRE_FRAMEWORKS") == "1"
@@ -156,6 +158,48 @@ def test_langchain_raises_the_sdk_s_own_error_of_a_server_that_is_down(chat_mode
         chat_model.invoke(PROMPT)
 
     assert "completion endpoint http://127.0.0.1:" in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The example of routing: four endpoints, and rules for them."""
+    with served() as site:
+        yield site
+
+
+def chat_model_over(container, model):
+    client, async_client = container.completion_client(), container.async_completion_client()
+    return framework("langchain_openai").ChatOpenAI(
+        model=model,
+        client=client.chat.completions,
+        async_client=async_client.chat.completions,
+        root_client=client,
+        root_async_client=async_client,
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.about)
+def test_what_langchain_asks_lands_where_the_rules_say(site, case):
+    model = chat_model_over(site.container, case.request["model"])
+    messages = case.request["messages"]
+    options = {name: value for name, value in case.request.items() if name not in ("model", "messages")}
+
+    with routed(tags=case.tags, trust=case.trust), recorded() as calls:
+        model.invoke(messages, **options)
+        asyncio.run(model.ainvoke(messages, **options))
+        list(model.stream(messages, **options))
+
+    assert [(call.pool, call.route, call.endpoint) for call in calls] == [(case.pool, case.route, case.endpoint)] * 3
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.tags or case.trust], ids=lambda case: case.about)
+def test_langchain_may_ask_for_tags_and_trust_by_headers(site, case):
+    headers = {"x-llmwire-tags": ",".join(case.tags)} | ({"x-llmwire-trust": case.trust} if case.trust else {})
+
+    with recorded() as calls:
+        chat_model_over(site.container, "m").invoke(case.request["messages"], extra_headers=headers)
+
+    assert [(call.pool, call.route, call.endpoint) for call in calls] == [(case.pool, case.route, case.endpoint)]
 
 
 # Instructor.

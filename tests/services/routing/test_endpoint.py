@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.services.routing.endpoint import Dialect, Endpoint, TokenSource, server_of
+from llmwire.services.routing.endpoint import (
+    DEFAULT_POOL,
+    UNSAID,
+    Abilities,
+    Dialect,
+    Endpoint,
+    TokenSource,
+    server_of,
+)
 from llmwire.services.secrets import Secret
 
 
@@ -70,3 +78,14 @@ def test_whatever_hands_out_tokens_is_a_token_source_and_a_key_is_none():
 
     assert isinstance(Tokens(), TokenSource)
     assert not isinstance(Secret("sk-secret"), TokenSource)
+
+
+def test_by_default_an_endpoint_serves_the_pool_default_without_a_label_and_nobody_said_what_it_can():
+    endpoint = an_endpoint()
+
+    assert (endpoint.pools, endpoint.trust, endpoint.abilities) == ((DEFAULT_POOL,), None, UNSAID)
+
+
+def test_of_what_nobody_said_nothing_is_known():
+    assert Abilities() == UNSAID
+    assert (UNSAID.context_length, UNSAID.modalities, UNSAID.tools, UNSAID.structured_output) == (None,) * 4

@@ -11,7 +11,7 @@ from llmwire.services.routing.budget import Budget, BudgetSpec
 from llmwire.services.routing.failover import AfterSend, CallSpec, Rest, Send, Tally, Wish, failover
 from llmwire.services.routing.member import Health
 from llmwire.services.routing.outcome import CANCELLED, Blame, Outcome
-from llmwire.services.routing.pool import Lease
+from llmwire.services.routing.pool import Lease, Selection
 from llmwire.services.transport.drive import drive
 
 from .actors import (
@@ -34,6 +34,7 @@ from .actors import (
 )
 
 DEADLINE_S = 120.0
+TOO_LONG = Outcome(blame=Blame.CALLER, label="400", status=400, is_too_long=True)
 NO_TOKEN = Outcome(blame=Blame.KEY, label="NoToken", is_failure=True, was_sent=False)
 
 
@@ -58,6 +59,11 @@ class Caller:
 
     def call(self, answers, *, takes_s=0.1, **wish):
         return play(self.story(**wish), answers, clock=self.clock, takes_s=takes_s)
+
+
+def among(*names, **fields):
+    """A selection of endpoints."""
+    return Selection(names=frozenset(names), **fields)
 
 
 def state(pool, name):
@@ -245,6 +251,190 @@ class TestPoolOfOne:
         played = a_caller("a").call([busy(3), SERVED])
 
         assert (played.asked, played.rests_s) == (["a", "a"], [pytest.approx(3)])
+
+
+class TestSelection:
+    def test_failover_never_leaves_it(self, a_caller):
+        played = a_caller("a", "b", "c", "d").call([BAD_GATEWAY, BAD_GATEWAY], among=among("b", "d"))
+
+        assert played.asked == ["b", "d"]
+        assert played.ending.outcome is BAD_GATEWAY
+
+    def test_where_nobody_of_it_may_be_asked_nobody_is(self, a_caller):
+        caller = a_caller("a", "b", "c")
+        caller.call([BAD_KEY, BAD_KEY], among=among("a", "b"))
+
+        played = caller.call([], among=among("a", "b"))
+
+        assert played.asked == []
+        assert set(played.ending.unavailable.reasons) == {"a", "b"}
+
+    def test_one_that_is_alone_in_it_is_asked_again_after_a_rest_as_in_a_pool_of_one(self, a_caller):
+        played = a_caller("a", "b").call([BAD_GATEWAY, BAD_GATEWAY, SERVED], among=among("b"))
+
+        assert played.asked == ["b", "b", "b"]
+        assert played.rests_s == [0.25, 0.5]
+
+    @pytest.mark.parametrize("outcome", [BAD_KEY, NO_TOKEN, NO_MODEL, CERTIFICATE], ids=lambda one: one.label)
+    def test_what_one_that_is_alone_in_it_cannot_answer_it_is_asked_once_a_call(self, a_caller, outcome):
+        caller = a_caller("a", "b")
+
+        for _ in range(2):
+            played = caller.call([outcome], among=among("b"), model="m")
+
+            assert played.asked == ["b"]
+            assert played.ending.outcome is outcome
+
+    def test_the_one_endpoint_that_is_wanted_is_not_asked_where_it_is_not_of_it(self, a_caller):
+        played = a_caller("a", "b").call([], among=among("b"), only="a")
+
+        assert played.asked == []
+
+    def test_what_is_waited_for_is_of_it(self, a_caller):
+        caller = a_caller("a", "b", "c")
+        for name, pause_s in (("a", 1), ("b", 3), ("c", 4)):
+            caller.pool.lease(only=name).settle(busy(pause_s), 0.1)
+
+        played = caller.call([SERVED], among=among("b", "c"))
+
+        assert (played.asked, played.rests_s) == (["b"], [3])
+
+    def test_where_all_of_it_are_busy_that_is_said_though_others_are_free(self, a_caller):
+        played = a_caller("a", "b", "c", max_attempts=2).call([busy(30), busy(7)], among=among("b", "c"))
+
+        assert set(played.ending.unavailable.reasons) == {"b", "c"}
+
+    def test_an_endpoint_that_comes_by_a_reload_is_not_of_it(self, a_caller):
+        caller = a_caller("a", "b")
+
+        def reload(send):
+            caller.pool.swap([an_endpoint("b"), an_endpoint("c")])
+            return BAD_GATEWAY
+
+        assert caller.call([reload], among=among("a")).asked == ["a"]
+
+    def test_the_ending_says_who_was_left_out_and_why(self, a_caller):
+        left_out = {"a": "unable to call tools"}
+
+        ending = a_caller("a", "b").call([SERVED], among=among("b", left_out=left_out)).ending
+
+        assert (ending.left_out, ending.has_moved) == (left_out, False)
+
+    def test_without_one_nobody_was(self, a_caller):
+        assert a_caller("a", "b").call([SERVED]).ending.left_out == {}
+
+
+class TestTooLong:
+    def larger(self, *names, lasts_s=DEADLINE_S, begins_s=1000.0, **fields):
+        """Where to go instead, as a wish says it; by the clock of a test that begins."""
+        return {"larger": among(*names, **fields), "larger_ends_at_s": begins_s + lasts_s}
+
+    def test_it_goes_to_the_larger_endpoints_at_once_and_only_there(self, a_caller):
+        caller = a_caller("a", "b", "c", "d")
+
+        played = caller.call([TOO_LONG, BAD_GATEWAY, SERVED], among=among("a", "b"), **self.larger("c", "d"))
+
+        assert (played.asked, played.rests_s) == (["a", "c", "d"], [])
+        assert played.ending.has_moved
+        assert labels(played) == ["400", "502", "served"]
+
+    def test_it_goes_there_once(self, a_caller):
+        played = a_caller("a", "c", "d").call([TOO_LONG, TOO_LONG], among=among("a"), **self.larger("c", "d"))
+
+        assert played.asked == ["a", "c"]
+        assert played.ending.outcome is TOO_LONG
+        assert played.ending.has_moved
+
+    def test_where_there_are_none_the_answer_is_the_callers(self, a_caller):
+        played = a_caller("a", "b").call([TOO_LONG], among=among("a"))
+
+        assert played.asked == ["a"]
+        assert (played.ending.outcome, played.ending.has_moved) == (TOO_LONG, False)
+
+    def test_another_fault_of_the_callers_goes_nowhere(self, a_caller):
+        played = a_caller("a", "b").call([CALLERS], among=among("a"), **self.larger("b"))
+
+        assert (played.asked, played.ending.has_moved) == (["a"], False)
+
+    def test_a_body_that_cannot_be_sent_again_goes_nowhere(self, a_caller):
+        played = a_caller("a", "b").call([TOO_LONG], among=among("a"), is_replayable=False, **self.larger("b"))
+
+        assert (played.asked, played.ending.has_moved) == (["a"], False)
+
+    def test_where_one_endpoint_is_wanted_no_other_is_asked(self, a_caller):
+        played = a_caller("a", "b").call([TOO_LONG], among=among("a", "b"), only="a", **self.larger("b"))
+
+        assert (played.asked, played.ending.has_moved) == (["a"], False)
+
+    @pytest.mark.parametrize("lasts_s", [3.0, 300.0])
+    def test_there_the_deadline_is_that_of_the_larger_pool(self, a_caller, clock, lasts_s):
+        ends = []
+
+        def noting(outcome):
+            def answer(send):
+                ends.append(send.ends_at_s)
+                return outcome
+
+            return answer
+
+        wish = {"among": among("a"), "lasts_s": 9.0, **self.larger("b", "c", lasts_s=lasts_s)}
+        a_caller("a", "b", "c").call([noting(TOO_LONG), noting(BAD_GATEWAY), noting(SERVED)], **wish)
+
+        assert ends == [1009.0, 1000.0 + lasts_s, 1000.0 + lasts_s]
+
+    def test_where_that_is_over_already_it_goes_nowhere(self, a_caller):
+        wish = {"among": among("a"), **self.larger("b", lasts_s=0.1)}
+        played = a_caller("a", "b").call([TOO_LONG], takes_s=0.1, **wish)
+
+        assert (played.asked, played.ending.has_moved) == (["a"], False)
+
+    def test_after_it_no_further_endpoint_is_asked(self, a_caller):
+        wish = {"among": among("a"), **self.larger("b", "c", lasts_s=2)}
+        played = a_caller("a", "b", "c").call([TOO_LONG, BAD_GATEWAY], takes_s=1, **wish)
+
+        assert played.asked == ["a", "b"]
+        assert played.ending.is_overdue
+
+    def test_to_move_costs_nothing_and_is_no_failure_of_the_endpoint(self, a_caller):
+        caller = a_caller("a", "b", tokens=1, max_attempts=1)
+
+        played = caller.call([TOO_LONG, SERVED], among=among("a"), **self.larger("b"))
+
+        assert played.asked == ["a", "b"]
+        assert caller.budget.tokens == 1
+        assert (state(caller.pool, "a").failed, state(caller.pool, "a").health) == (0, Health.OK)
+
+    def test_the_endpoint_that_said_so_is_not_asked_again_though_it_is_of_the_larger_ones_too(self, a_caller):
+        played = a_caller("a", "b").call([TOO_LONG, SERVED], among=among("a"), **self.larger("a", "b"))
+
+        assert played.asked == ["a", "b"]
+
+    def test_where_it_is_the_only_one_of_them_its_answer_is_the_end(self, a_caller):
+        played = a_caller("a", "b").call([TOO_LONG], among=among("a"), **self.larger("a"))
+
+        assert played.asked == ["a"]
+        assert played.ending.outcome is TOO_LONG
+
+    def test_it_may_come_after_other_failures(self, a_caller):
+        wish = {"among": among("a", "b"), **self.larger("c")}
+        played = a_caller("a", "b", "c").call([BAD_GATEWAY, TOO_LONG, SERVED], **wish)
+
+        assert played.asked == ["a", "b", "c"]
+
+    def test_the_ending_says_who_of_the_larger_ones_was_left_out(self, a_caller):
+        wish = {"among": among("a", left_out={"x": "too small"}), **self.larger("b", left_out={"c": "unable"})}
+
+        assert a_caller("a", "b").call([TOO_LONG, SERVED], **wish).ending.left_out == {"c": "unable"}
+
+    def test_where_nobody_of_them_may_be_asked_the_first_answer_stays(self, a_caller):
+        caller = a_caller("a", "b", "c")
+        for name in ("b", "c"):
+            caller.pool.lease(only=name).settle(BAD_KEY, 0.1)
+
+        played = caller.call([TOO_LONG], among=among("a"), **self.larger("b", "c"))
+
+        assert played.ending.outcome is TOO_LONG
+        assert set(played.ending.unavailable.reasons) == {"b", "c"}
 
 
 class TestPoison:

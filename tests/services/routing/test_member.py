@@ -339,6 +339,45 @@ class TestDisabled:
 
         assert alone.health is Health.OK
 
+    def test_it_is_barred_unless_that_it_is_disabled_is_no_reason(self, patient):
+        patient.has(BAD_KEY)
+
+        assert patient.member.is_barred(patient.clock())
+        assert not patient.member.is_barred(patient.clock(), though_disabled=True)
+
+    def test_a_pause_bars_it_also_where_that_it_is_disabled_is_no_reason(self, patient):
+        old = patient.member.generation
+        patient.has(BAD_KEY)
+        patient.has(busy(9), generation=old)
+
+        assert patient.member.is_barred(patient.clock(), though_disabled=True)
+
+    def test_one_that_was_asked_all_the_same_and_served_is_disabled_no_more(self, patient):
+        patient.has(BAD_KEY)
+
+        assert patient.has(SERVED) == []
+
+        assert patient.member.is_well
+        assert patient.health is Health.OK
+        assert patient.member.reason == ""
+        assert [event.for_s for event in patient.has(BAD_KEY)] == [300]
+
+    def test_one_whose_breaker_is_open_too_is_probed_before_it_is_well(self, patient):
+        patient.has(*[BAD_GATEWAY] * 5, BAD_KEY)
+
+        patient.has(SERVED)
+
+        assert not patient.member.is_well
+        assert patient.health is Health.OPEN
+
+    def test_what_an_older_generation_served_does_not_end_it(self, patient):
+        old = patient.member.generation
+        patient.has(BAD_KEY)
+
+        patient.has(SERVED, generation=old)
+
+        assert patient.health is Health.DISABLED
+
     def test_three_wrong_urls_in_a_row_disable_it(self, patient):
         patient.has(WRONG_URL, WRONG_URL)
         assert patient.health is Health.OK

@@ -12,7 +12,7 @@ from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
 from llmwire.services.routing.outcome import CANCELLED
-from llmwire.services.routing.pool import DRAIN_S, Lease, Pool, Unavailable
+from llmwire.services.routing.pool import DRAIN_S, Lease, Pool, Selection, Unavailable
 from llmwire.services.secrets import Secret
 
 from .actors import BAD_GATEWAY, BAD_KEY, CALLERS, CERTIFICATE, NO_MODEL, SERVED, an_endpoint, busy
@@ -22,6 +22,11 @@ def have(pool, name, *outcomes, took_s=1.0, model=None):
     """Let attempts at one endpoint end so, one after the other."""
     for outcome in outcomes:
         pool.lease(only=name, model=model).settle(outcome, took_s)
+
+
+def among(*names, **fields):
+    """A selection of endpoints."""
+    return Selection(names=frozenset(names), **fields)
 
 
 def tripped(pool, *names):
@@ -610,6 +615,253 @@ class TestModels:
         assert set(picks(pool, model="m")) == {"a", "b"}
 
 
+class TestSelection:
+    ILL = pytest.mark.parametrize(
+        "outcomes", [[busy(9)], [BAD_KEY], [BAD_GATEWAY] * 5], ids=["paused", "disabled", "open"]
+    )
+
+    @pytest.mark.parametrize("strategy", Strategy)
+    @pytest.mark.parametrize("its_own", [None, *Strategy])
+    def test_nobody_outside_of_it_is_asked_whatever_the_strategy(self, a_pool, strategy, its_own):
+        pool = a_pool("a", "b", "c", "d", strategy=strategy)
+
+        assert set(picks(pool, 60, among=among("b", "d", strategy=its_own))) <= {"b", "d"}
+
+    @ILL
+    def test_nobody_outside_of_it_is_asked_where_all_of_it_are_ill(self, a_pool, outcomes):
+        pool = a_pool("a", "b", "c")
+        for name in ("a", "b"):
+            have(pool, name, *outcomes)
+
+        found = pool.lease(among=among("a", "b"))
+
+        if isinstance(found, Unavailable):
+            assert set(found.reasons) == {"a", "b"}
+        else:
+            assert found.endpoint.name in {"a", "b"}
+        assert isinstance(pool.lease(), Lease)
+
+    def test_it_shares_the_load_among_its_own(self, a_pool):
+        counts = picks(a_pool("a", "b", "c"), among=among("a", "c"))
+
+        assert set(counts) == {"a", "c"}
+        assert counts["a"] == pytest.approx(150, rel=0.4)
+
+    def test_its_strategy_holds_for_it_and_for_nobody_else(self, a_pool):
+        pool = a_pool("a", "b", "c", strategy=Strategy.IN_ORDER)
+
+        assert picks(pool, 30, among=among("b", "c", strategy=Strategy.ROUND_ROBIN)) == {"b": 15, "c": 15}
+        assert picks(pool, 30, among=among("b", "c")) == {"b": 30}
+        assert picks(pool, 30) == {"a": 30}
+
+    def test_an_order_that_is_asked_for_comes_before_it(self, a_pool):
+        pool = a_pool("a", "b", "c")
+
+        assert picks(pool, 30, in_order=True, among=among("b", "c", strategy=Strategy.ROUND_ROBIN)) == {"b": 30}
+
+    def test_what_a_call_has_tried_is_left_out_of_it(self, a_pool):
+        pool = a_pool("a", "b", "c")
+
+        assert set(picks(pool, 30, tried={"a"}, among=among("a", "b"))) == {"b"}
+        assert pool.lease(tried={"a", "b"}, among=among("a", "b")) == Unavailable(wait_s=None, reasons={}, status=None)
+
+    def test_the_one_endpoint_that_is_wanted_must_be_of_it(self, a_pool):
+        pool = a_pool("a", "b", "c")
+
+        assert pool.lease(only="b", among=among("a", "b")).endpoint.name == "b"
+        assert isinstance(pool.lease(only="c", among=among("a", "b")), Unavailable)
+
+    def test_of_nobody_there_is_nobody_to_ask(self, a_pool):
+        assert a_pool("a", "b").lease(among=among()) == Unavailable(wait_s=None, reasons={}, status=None)
+
+    def test_one_that_left_by_a_reload_is_not_replaced_by_another(self, a_pool):
+        pool = a_pool("a", "b")
+
+        pool.swap([an_endpoint("b"), an_endpoint("c")])
+
+        assert isinstance(pool.lease(among=among("a")), Unavailable)
+        assert pool.lease(among=among("a", "b")).endpoint.name == "b"
+
+    def test_its_endpoints_are_those_of_the_function_with_their_health_and_load(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        pool.lease(among=among("a", "b"), only="b").settle(busy(9), 1.0)
+        lease = pool.lease(among=among("a"))
+
+        assert set(picks(pool, 60, among=among("b", "c"))) == {"c"}
+        assert state(pool, "a").in_flight == 1
+        lease.settle(SERVED, 1.0)
+
+    def test_a_probe_that_is_due_in_it_goes_first(self, a_pool, clock):
+        pool = a_pool("a", "b", "c")
+        for name in ("a", "c"):
+            have(pool, name, busy(1))
+        clock.advance(1)
+
+        probe = pool.lease(among=among("b", "c"))
+
+        assert (probe.endpoint.name, probe.is_probe) == ("c", True)
+        assert pool.lease(among=among("b", "c")).endpoint.name == "b"
+
+    def test_its_lowest_tier_is_no_makeshift_though_another_selection_has_a_lower_one(self, a_pool):
+        pool = a_pool(an_endpoint("a"), an_endpoint("b", tier=1), an_endpoint("c", tier=2))
+        lease = pool.lease(among=among("b", "c"))
+        assert (lease.endpoint.name, lease.is_degraded) == ("b", False)
+
+        have(pool, "b", busy(9))
+
+        lease = pool.lease(among=among("b", "c"))
+        assert (lease.endpoint.name, lease.is_degraded) == ("c", True)
+        assert pool.lease(tried={"a"}).is_degraded
+
+    def test_whether_there_is_nowhere_else_to_go_is_a_matter_of_it(self, a_pool):
+        pool = a_pool("a", "b")
+
+        assert pool.is_single(among("a"))
+        assert not pool.is_single(among("a", "b"))
+        assert not pool.is_single()
+
+    @ILL
+    def test_nobody_of_it_may_be_asked_though_others_may(self, a_pool, outcomes):
+        pool = a_pool("a", "b", "c")
+        for name in ("a", "b"):
+            have(pool, name, *outcomes)
+
+        unavailable = pool.unavailable(among=among("a", "b"))
+
+        if outcomes[0] == BAD_GATEWAY:  # of those that are open one may be asked where no other is well
+            assert unavailable is None
+        else:
+            assert set(unavailable.reasons) == {"a", "b"}
+        assert pool.unavailable(among=among("b", "c")) is None
+        assert pool.unavailable() is None
+
+
+class TestAloneInASelection:
+    def test_one_that_is_disabled_shows_its_own_error_as_nobody_can_stand_for_it(self, a_pool):
+        pool = a_pool("a", "b")
+        have(pool, "a", BAD_KEY)
+
+        lease = pool.lease(among=among("a"))
+
+        assert (lease.endpoint.name, lease.is_degraded, lease.is_probe) == ("a", True, False)
+        assert set(picks(pool, 30)) == {"b"}
+
+    def test_while_it_fails_it_stays_disabled_for_the_others_and_is_reported_no_second_time(self, a_pool, events):
+        pool = a_pool("a", "b")
+        have(pool, "a", BAD_KEY)
+
+        for _ in range(3):
+            pool.lease(among=among("a")).settle(BAD_KEY, 0.1)
+
+        assert (state(pool, "a").health, state(pool, "a").disabled_for_s) == (Health.DISABLED, 300)
+        assert len(events) == 1
+
+    def test_once_it_serves_everybody_trusts_it_again(self, a_pool):
+        pool = a_pool("a", "b")
+        have(pool, "a", BAD_KEY)
+
+        pool.lease(among=among("a")).settle(SERVED, 0.1)
+
+        assert (state(pool, "a").health, state(pool, "a").disabled_for_s) == (Health.OK, 0)
+        assert set(picks(pool)) == {"a", "b"}
+
+    def test_an_answer_to_what_was_sent_before_it_was_disabled_makes_nobody_trust_it(self, a_pool):
+        pool = a_pool("a", "b")
+        late = pool.lease(among=among("a"))
+        have(pool, "a", BAD_KEY)
+
+        late.settle(SERVED, 1.0)
+
+        assert state(pool, "a").health is Health.DISABLED
+
+    def test_one_that_is_paused_is_not_asked_but_waited_for(self, a_pool):
+        pool = a_pool("a", "b")
+        have(pool, "a", busy(3))
+
+        found = pool.lease(among=among("a"))
+
+        assert found == Unavailable(wait_s=3, reasons={"a": "paused after 429 for 3.0 s"}, status=429)
+
+    def test_one_that_is_both_is_not_asked_while_it_is_paused(self, a_pool, clock):
+        pool = a_pool("a", "b")
+        late = pool.lease(only="a")
+        have(pool, "a", BAD_KEY)
+        late.settle(busy(3), 1.0)
+        assert isinstance(pool.lease(among=among("a")), Unavailable)
+
+        clock.advance(3)
+
+        assert pool.lease(among=among("a")).endpoint.name == "a"
+
+    def test_a_hedge_does_not_ask_one_that_is_disabled(self, a_pool):
+        pool = a_pool("a", "b")
+        have(pool, "a", BAD_KEY)
+
+        assert isinstance(pool.lease(among=among("a"), fails_open=False), Unavailable)
+
+    def test_one_that_is_alone_as_the_others_left_is_alone(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        have(pool, "a", BAD_KEY)
+
+        pool.swap([an_endpoint("a"), an_endpoint("c")])
+
+        assert pool.lease(among=among("a", "b")).endpoint.name == "a"
+
+    def test_of_two_that_are_disabled_neither_is_asked(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        for name in ("a", "b"):
+            have(pool, name, BAD_KEY)
+
+        assert set(pool.lease(among=among("a", "b")).reasons) == {"a", "b"}
+
+    def test_one_that_is_left_after_the_others_were_tried_is_not_alone(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        have(pool, "b", BAD_KEY)
+
+        assert isinstance(pool.lease(tried={"a"}, among=among("a", "b")), Unavailable)
+
+    def test_one_whose_breaker_is_open_is_asked(self, a_pool):
+        pool = a_pool("a", "b")
+        tripped(pool, "a")
+
+        lease = pool.lease(among=among("a"))
+
+        assert (lease.endpoint.name, lease.is_degraded) == ("a", True)
+
+
+class TestModelsInASelection:
+    def test_one_that_does_not_know_the_model_leaves_it_to_the_others_of_it(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        have(pool, "a", NO_MODEL, model="m")
+
+        assert set(picks(pool, 60, model="m", among=among("a", "b"))) == {"b"}
+
+    def test_where_all_of_it_refuse_a_model_they_are_asked_all_the_same_though_others_know_it(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        for name in ("a", "b"):
+            have(pool, name, NO_MODEL, model="m")
+
+        leases = [pool.lease(model="m", among=among("a", "b")) for _ in range(50)]
+
+        assert {lease.endpoint.name for lease in leases} == {"a", "b"}
+
+    def test_one_that_is_alone_is_asked_and_shows_its_own_error(self, a_pool):
+        pool = a_pool("a", "b")
+        have(pool, "a", NO_MODEL, model="m")
+
+        assert pool.lease(model="m", among=among("a")).endpoint.name == "a"
+
+    def test_where_one_of_it_that_may_know_it_is_paused_the_others_are_not_asked(self, a_pool):
+        pool = a_pool("a", "b", "c")
+        have(pool, "a", NO_MODEL, model="m")
+        have(pool, "b", busy(9))
+
+        found = pool.lease(model="m", among=among("a", "b"))
+
+        assert found.reasons == {"a": "without the model", "b": "paused after 429 for 9.0 s"}
+        assert found.wait_s == 9
+
+
 class TestSwap:
     def test_unchanged_endpoints_keep_their_statistics_and_health(self, a_pool):
         pool = a_pool("a", "b", "c")
@@ -735,13 +987,23 @@ class TestSwap:
         pool.swap([an_endpoint("a", tier=1), an_endpoint("b", tier=1), an_endpoint("spare")])
         assert set(picks(pool)) == {"spare"}
 
-    def test_whether_there_is_nowhere_else_to_go(self, a_pool):
-        pool = a_pool("a")
-        assert pool.is_single
+    def test_its_endpoints_are_one_object_until_they_are_swapped(self, a_pool):
+        pool = a_pool("a", "b")
+        before = pool.endpoints
+        assert pool.endpoints is before
 
         pool.swap([an_endpoint("a"), an_endpoint("b")])
 
-        assert not pool.is_single
+        assert pool.endpoints is not before
+        assert pool.endpoints == before
+
+    def test_whether_there_is_nowhere_else_to_go(self, a_pool):
+        pool = a_pool("a")
+        assert pool.is_single()
+
+        pool.swap([an_endpoint("a"), an_endpoint("b")])
+
+        assert not pool.is_single()
         assert [endpoint.name for endpoint in pool.endpoints] == ["a", "b"]
 
 

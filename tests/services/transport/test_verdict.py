@@ -69,10 +69,24 @@ def test_of_a_success_the_body_decides(status):
 @pytest.mark.parametrize("status", [400, 406, 410, 411, 413, 414, 415, 422, 431, 451])
 @pytest.mark.parametrize(
     "content",
-    [API_ERROR, error("context_length_exceeded"), error("content_filter"), error("model_not_found"), b"", PAGE],
+    [API_ERROR, error("content_filter"), error("model_not_found"), b"", PAGE],
 )
 def test_the_caller_s_fault_is_never_shopped_around_and_harms_nobody(status, content):
     assert verdict(status, content, retry_after="9") == outcome(status, Blame.CALLER)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize(
+    "content",
+    [
+        error("context_length_exceeded"),
+        b'{"error": {"code": 400, "type": "exceed_context_size_error", "message": "x"}}',
+        b'{"error": {"code": "400", "type": "ContextWindowExceededError", "message": "x"}}',
+        b'{"error": {"code": 400, "type": "BadRequestError", "param": "input_tokens", "message": "x"}}',
+    ],
+)
+def test_a_request_that_is_too_long_is_the_caller_s_and_may_go_where_there_is_more_room(status, content):
+    assert verdict(status, content) == outcome(status, Blame.CALLER, is_too_long=True)
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
