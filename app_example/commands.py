@@ -111,6 +111,22 @@ def demo() -> None:
         asyncio.run(Demo(screen).run())
 
 
+@app.command()
+def routes(
+    *,
+    rules: Annotated[bool, typer.Option("--rules", help="Only print the rules, as TOML to copy.")] = False,
+) -> None:
+    """Show what a request says choosing who answers: twelve requests, four endpoints, rules in TOML."""
+    from app_example.routing import RULES, Routes
+
+    if rules:
+        typer.echo(RULES.strip())
+        return
+    screen = Screen()
+    with _sentences(screen):
+        Routes(screen).run()
+
+
 def _ingest(screen: Screen, application: Application, folder: Path, *, is_fresh: bool) -> None:
     ingesting = application.ingesting()
     plan = ingesting.plan_afresh(folder) if is_fresh else ingesting.plan(folder)
