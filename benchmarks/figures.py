@@ -65,4 +65,6 @@ GOALS = (
     Goal(says="1,000 concurrent calls: throughput, of bare openai's", key="1000 llmwire/openai", least=3.5),
     Goal(says="1,000 concurrent calls: errors", key="1000 llmwire errors", most=0),
     Goal(says="a pick at 10 endpoints, us", key="pick 10", most=5),
+    Goal(says="20 mixed routes decide of a short request, us", key="20 mixed routes 300 B: decide", most=10),
+    Goal(says="no routes, us", key="no routes 300 B", most=0.5),
 )

@@ -54,6 +54,7 @@ class Fitting:
             self._check_conditions(route, f"[{place}]")
             if self._is_looked_at(route):
                 self._check_route(route, f"[{place}]")
+        self._check_embedder()
 
     def warnings(self) -> Iterator[ConfigWarned]:
         """A text is embedded to find out what it is about: a boundary should be looked at before that."""
@@ -102,11 +103,12 @@ class Fitting:
 
     def _check_route(self, route: Route, at: str) -> None:
         self._check_is_served(f"{at}.pool", route.pool)
-        self._check_trust("routes", f"{at}.trust", self._demanded(route, route.pool), route.pool)
+        demanded = self._demanded(route, route.pool)
+        self._check_trust("routes", f"{at}.trust", demanded, route.pool)
         if route.on_context_length is not None:
             at_larger = f"{at}.on_context_length"
             self._check_is_served(at_larger, route.on_context_length)
-            demanded = self._demanded(route, route.on_context_length)
+            demanded = both(demanded, self._demanded(route, route.on_context_length))
             self._check_trust("routes", at_larger, demanded, route.on_context_length)
         if isinstance(route.predicate, str) and route.predicate not in (known := self._predicates()):
             problem = (
@@ -117,6 +119,20 @@ class Fitting:
         if route.language and find_spec("py3langid") is None:
             remedy = "Install it with pip install 'llmwire[language]'."
             raise self._error("routes", f"{at}.language", "needs the package py3langid", remedy)
+
+    def _check_embedder(self) -> None:
+        """A text is embedded where all routes that go by meaning allow it: there must be such a place."""
+        demanded: frozenset[str] | None = None
+        for place, route in enumerate(self.routes, start=1):
+            if not route.is_semantic or not self._is_looked_at(route):
+                continue
+            demanded = both(demanded, self._demanded(route, route.pool))
+            if demanded is not None and not demanded:
+                problem = (
+                    "excludes what other routes with examples demand: no endpoint may embed a text for all of them"
+                )
+                remedy = "Give them a label in common, and that to the embedding endpoint."
+                raise self._error("routes", f"[{place}].trust", problem, remedy)
 
     def _check_is_served(self, at: str, pool: str) -> None:
         if pool not in self._served:

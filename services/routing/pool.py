@@ -81,11 +81,20 @@ class Selection:
     Attributes:
         strategy: how one of them is chosen; None: as in the function.
         left_out: why others of that pool may not have the call, by their names.
+        places: server and trust of each as they were when that was decided: a name that stands for another server now,
+            or for another trust, is not meant.
     """
 
     names: frozenset[str]
     strategy: Strategy | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    def has(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint is one of them."""
+        name = endpoint.name
+        place = (endpoint.server, endpoint.trust)
+        return name in self.names and self.places.get(name, place) == place
 
 
 class Lease:
@@ -197,11 +206,13 @@ class Pool:
         with self._lock:
             if self._orphans:
                 self._bury()
-            if self._all_are_well and among is None and not tried and only is None and not in_order:
-                member = choose(self._spec.strategy, self._first_tier, now_s, self._randomness)
-                member.load.in_flight += 1
-                return Lease(self, member, model, self._epoch, is_probe=False, is_degraded=False)
             strategy = (among.strategy if among is not None else None) or self._spec.strategy
+            if self._all_are_well and not tried and only is None and not in_order:
+                members = self._first_tier if among is None else _lowest_tier(self._selected(among))
+                if members:
+                    member = choose(strategy, members, now_s, self._randomness)
+                    member.load.in_flight += 1
+                    return Lease(self, member, model, self._epoch, is_probe=False, is_degraded=False)
             if in_order:
                 strategy = Strategy.IN_ORDER
             return self._chosen(tried, model, only, now_s, strategy, fails_open=fails_open, among=among)
@@ -302,7 +313,7 @@ class Pool:
     def _selected(self, among: Selection | None) -> Sequence[Member]:
         if among is None:
             return self._members
-        return [member for member in self._members if member.endpoint.name in among.names]
+        return [member for member in self._members if among.has(member.endpoint)]
 
     def _leased(
         self,
@@ -395,7 +406,7 @@ def _is_same(one: Endpoint, other: Endpoint) -> bool:
 
 
 def _lowest_tier(members: Sequence[Member]) -> Sequence[Member]:
-    lowest = min(member.endpoint.tier for member in members)
+    lowest = min((member.endpoint.tier for member in members), default=0)
     return [member for member in members if member.endpoint.tier == lowest]
 
 

@@ -92,12 +92,6 @@ class Route:
             low, high = getattr(self, least), getattr(self, most)
             if low is not None and high is not None and low > high:
                 raise ValueError(f"is {low}, which is more than {most}, {high}", least)
-        for name in _LISTS:
-            texts = getattr(self, name)
-            if isinstance(texts, str):  # it would be one of each of its letters
-                raise ValueError(f"is a text and not several: write ({texts!r},)", name)
-            if not all(text.strip() for text in texts):
-                raise ValueError("has an empty text among its own", name)
         if not -1.0 <= self.threshold <= 1.0:
             raise ValueError(f"is {self.threshold:g}, and a cosine is from -1 to 1", "threshold")
         if self.top_k < 1:
@@ -126,7 +120,6 @@ _RANGES: Final = (
     ("min_input_tokens", "max_input_tokens"),
     ("min_inputs", "max_inputs"),
 )
-_LISTS: Final = tuple(field.name for field in fields(Route) if field.default == ())
 _CONSEQUENCES: Final = frozenset({"pool", "name", "threshold", "top_k", "trust", "on_context_length", "mode"})
 
 #: every condition, in the order in which they are named above

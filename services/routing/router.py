@@ -94,15 +94,26 @@ class Scores:
 
 
 class Rule:
-    """A route that can be asked."""
+    """A route that can be asked.
+
+    Attributes:
+        trust: what the route and its pool demand: of a request that holds, wherever it goes in the end.
+    """
 
     __slots__ = ("checks", "is_semantic", "is_shadow", "name", "route", "trust")
 
-    def __init__(self, route: Route, name: str, checks: Sequence[tuple[str, Check]], mode: Mode) -> None:
-        self.route, self.name, self.checks = route, name, checks
+    def __init__(
+        self,
+        route: Route,
+        name: str,
+        checks: Sequence[tuple[str, Check]],
+        *,
+        mode: Mode,
+        trust: frozenset[str] | None,
+    ) -> None:
+        self.route, self.name, self.checks, self.trust = route, name, checks, trust
         self.is_semantic = route.is_semantic
         self.is_shadow = Mode.SHADOW in (route.mode, mode)
-        self.trust = frozenset(route.trust) or None
 
     def missed(self, facts: Facts) -> str | None:
         """The condition that does not hold; None where all do, or all but the likeness to its examples.
@@ -158,7 +169,8 @@ class Router:
                 route,
                 route.name or f"route {place}",
                 checks_of(route, compile_pattern=compile_pattern, predicate=_predicate_of(route, predicates or {})),
-                mode,
+                mode=mode,
+                trust=self._demanded(route),
             )
             for place, route in enumerate(routes, start=1)
             if Mode.OFF not in (route.mode, mode)
@@ -166,6 +178,10 @@ class Router:
         self._followed = tuple(rule for rule in self.rules if not rule.is_shadow)
         self.has_shadows = len(self._followed) < len(self.rules)
         self._house = _House((), self._pools)
+
+    def _demanded(self, route: Route) -> frozenset[str] | None:
+        pool = self._pools.get(route.pool)
+        return both(frozenset(route.trust) or None, pool.trust if pool is not None else None)
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -312,8 +328,8 @@ class _House:
 
 
 def _selected(pool: NamedPool, members: Iterable[Endpoint], left_out: Mapping[str, str]) -> Selection:
-    names = frozenset(endpoint.name for endpoint in members)
-    return Selection(names=names, strategy=pool.strategy, left_out=left_out)
+    places = {endpoint.name: (endpoint.server, endpoint.trust) for endpoint in members}
+    return Selection(names=frozenset(places), strategy=pool.strategy, left_out=left_out, places=places)
 
 
 def shortcoming(endpoint: Endpoint, facts: Facts, trust: frozenset[str] | None) -> str | None:

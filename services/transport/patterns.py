@@ -12,6 +12,8 @@ from ..routing.route import Search
 LIMIT_S: Final = 0.02  #: a search of a megabyte takes less; what takes longer goes through every way of matching
 SHORT_CHARS: Final = 4000  #: to compare a hundred characters at each place of such a text takes 2 ms
 
+SHORT_PATTERN: Final = 500  #: characters of a pattern of which the same is certain: hundreds of choices take their time
+
 #: an escape, a class, or the head of a group: what is no quantifier, though it may hold the sign of one. Not of a
 #: verbose pattern, whose comments may hold any sign
 _ATOM: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:[aiLmsu]+[:)]|[:=!]|<[=!]|P?<\w+>)", re.DOTALL)
@@ -29,7 +31,7 @@ def searching(pattern: str) -> Search:
     except (regex.error, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
     # A limit costs as much as five searches of a short text.
-    unlimited = SHORT_CHARS if _is_straight(pattern) else -1
+    unlimited = SHORT_CHARS if len(pattern) <= SHORT_PATTERN and _is_straight(pattern) else -1
 
     def found(text: str) -> bool:
         if len(text) <= unlimited:

@@ -12,7 +12,7 @@ from ..wanted import Wanted
 from .call import UNREADABLE, Call, Kind
 
 _NONE: Final = msgspec.Raw()
-_SYSTEM: Final = frozenset({"system", "developer"})
+_SYSTEM: Final = ("system", "developer")  #: no set: a role may come as anything, also as what has no hash
 _JSON: Final = frozenset({"json_object", "json_schema"})
 
 T = TypeVar("T")
@@ -62,6 +62,7 @@ class _Body(msgspec.Struct):
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
+_decode_message = msgspec.json.Decoder(_Message).decode
 _decode_parts = msgspec.json.Decoder(list[_Part]).decode
 _decode_part = msgspec.json.Decoder(_Part).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -159,7 +160,12 @@ class _Said:
             case b'"':
                 return _texts(_read(_decode_text, content))
             case b"[":
-                return [text for part in _read(_decode_parts, content) or () for text in self._part(part)]
+                parts = _read(_decode_parts, content)
+                if parts is not None:
+                    return [text for part in parts for text in self._part(part)]
+                # One that is odd hides none of the others; some servers take plain texts as parts.
+                items = [item for item in _read(_decode_items, content) or () if _begin(item) != b"["]
+                return [text for item in items for text in self._spoken(item)]
             case b"{":
                 part = _read(_decode_part, content)
                 return [] if part is None else self._part(part)
@@ -179,7 +185,7 @@ class _Said:
 
 
 def _read_chat(said: _Said, body: _Body) -> None:
-    for message in _read(_decode_messages, body.messages) or ():
+    for message in _messages(body.messages):
         said.message(message)
 
 
@@ -190,8 +196,17 @@ def _read_response(said: _Said, body: _Body) -> None:
     if _begin(body.input) == b'"':
         said.message(_Message(role="user", content=body.input))
         return
-    for item in _read(_decode_messages, body.input) or ():
+    for item in _messages(body.input):
         said.message(item)
+
+
+def _messages(raw: msgspec.Raw) -> list[_Message]:
+    """Those that can be read: one that is odd hides none of the others."""
+    messages = _read(_decode_messages, raw)
+    if messages is None:
+        read = (_read(_decode_message, item) for item in _read(_decode_items, raw) or ())
+        messages = [message for message in read if message is not None]
+    return messages
 
 
 def _read_prompt(said: _Said, body: _Body) -> None:

@@ -81,7 +81,7 @@ class LaneRouter:
         endpoints = self.pool.endpoints
         if wanted.trust is None and self.router.is_idle(endpoints):
             return None
-        return Question(self, self.facts(call, wanted), endpoints)
+        return Question(self, call, wanted, endpoints)
 
     def explain(
         self,
@@ -100,7 +100,7 @@ class LaneRouter:
         with routed(tags=tags, trust=trust):
             call, asked = _call_of(request, self.function), wanted()
         facts = self.facts(call, asked.and_also(*asks_of(call)))
-        scores = Scores()
+        scores = NO_MEANING if self.meaning is None else Scores()
         if self.meaning is not None and facts.user.strip():
             trust_to_ask = self.router.trust_to_ask(facts.wanted.trust, with_shadows=True)
             scores = self.meaning.scores(facts.user, trust_to_ask, limit_s=EXPLAIN_S)
@@ -133,9 +133,9 @@ class Question:
 
     __slots__ = ("_began_at_s", "_decided", "_endpoints", "_facts", "_of", "_scores", "open")
 
-    def __init__(self, of: LaneRouter, facts: Facts, endpoints: tuple[Endpoint, ...]) -> None:
-        self._of, self._facts, self._endpoints = of, facts, endpoints
+    def __init__(self, of: LaneRouter, call: Call, wanted: Wanted, endpoints: tuple[Endpoint, ...]) -> None:
         self._began_at_s = time.perf_counter()
+        self._of, self._facts, self._endpoints = of, of.facts(call, wanted), endpoints
         self._scores: Scores | None = None
         self.open: Unscored | None = None
         self._decided: Decision | None = None
@@ -220,7 +220,12 @@ def _call_of(request: Mapping[str, Any], function: str) -> Call:
     body = {**request, **(request.get("extra_body") or {})}
     headers = body.pop("extra_headers", None) or {}
     body.pop("extra_body", None)
-    operation = "embeddings" if function == "embedding" else "responses" if "input" in body else "chat/completions"
-    if "prompt" in body:
-        operation = "completions"
+    operation = "embeddings" if function == "embedding" else _operation_of(body)
     return Call(httpx2.Request("POST", f"http://llmwire/{operation}", json=body, headers=headers), operation)
+
+
+def _operation_of(body: Mapping[str, Any]) -> str:
+    """Which of a completion's requests has such fields."""
+    if "input" in body or isinstance(body.get("prompt"), Mapping):  # a prompt that the server keeps, by its id
+        return "responses"
+    return "completions" if "prompt" in body else "chat/completions"

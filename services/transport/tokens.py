@@ -59,7 +59,10 @@ class _Counter:
     def start(self) -> None:
         """Load the encoding, beside whatever goes on."""
         self._is_loading = True
-        threading.Thread(target=self._fetch, name="llmwire tokenizer", daemon=True).start()
+        try:
+            threading.Thread(target=self._fetch, name="llmwire tokenizer", daemon=True).start()
+        except RuntimeError as error:  # no further thread is to be had
+            self._give_up(error)
 
     def renew_after_fork(self) -> None:
         """A child whose parent was loading loads for itself: its parent's thread is not here."""
@@ -81,14 +84,25 @@ class _Counter:
         try:
             self._encoding = self._load(self._name)
         except BaseException as error:  # whatever a download raises; its text may name a host
-            with contextlib.suppress(Exception):
-                self._failed(f"{self._name} cannot be loaded ({type(error).__name__})")
+            self._give_up(error)
         self._is_loading = False
+
+    def _give_up(self, error: BaseException) -> None:
+        self._is_loading = False
+        with contextlib.suppress(Exception):
+            self._failed(f"{self._name} cannot be loaded ({type(error).__name__})")
 
 
 def _loaded(name: str) -> Encoding:
     network.check(f"the download of {name}")  # it may be in a cache; but where tests forbid the network, nothing asks
     with no_fork_meanwhile():
-        import tiktoken
+        from tiktoken import Encoding as Built
+        from tiktoken import registry
 
-    return tiktoken.get_encoding(name)
+        names = registry.list_encoding_names()  # imports what describes them
+        with contextlib.suppress(ImportError):
+            import requests  # noqa: F401  # what tiktoken downloads with: half imported at a fork it stays so
+    if name not in names:
+        raise ValueError(f"tiktoken knows no {name}")
+    # Not get_encoding: it holds a lock of tiktoken's meanwhile, which a child forked then would wait for, for ever.
+    return Built(**(registry.ENCODING_CONSTRUCTORS or {})[name]())

@@ -162,6 +162,22 @@ def test_who_answers_for_a_pool_that_waits_longer_may_begin_later(pools, first_b
             "demands what excludes the trust of the pool itself, ",
         ),
         (
+            {"pools": {"long": {"trust": "local"}}, "routes": [{"pool": "long", "on_context_length": "vision"}]},
+            "routes[1].on_context_length",
+            "demands local, and no endpoint of the pool vision is that: big is eu. ",
+        ),
+        (
+            {
+                "routes": [
+                    {"pool": "long", "trust": "eu", "examples": ["a"]},
+                    {"pool": "long", "examples": ["b"]},
+                    {"pool": "long", "trust": "local", "examples": ["c"]},
+                ]
+            },
+            "routes[3].trust",
+            "excludes what other routes with examples demand: no endpoint may embed a text for all of them. Give them",
+        ),
+        (
             {"routes": [{"pool": "long", "min_inputs": 5}]},
             "routes[1].min_inputs",
             "is a condition that no request for completions can meet. Remove it.",

@@ -36,6 +36,7 @@ EXAMPLES = [
     Stalled("stood still", received="half"),
     Truncated("ended early", received="half"),
     NoRoute("there is no endpoint z"),
+    NoRoute("nobody may", reasons={"a": "unable"}, passed={"long": "it has none"}, undecided={"odd": "it raised"}),
     StreamInterrupted("cut", received="half"),
     ConfigError("is not set", key="completion.api_key", origin="env.X", remedy="Set X."),
     InvalidInput("input 3 is empty", position=3),
@@ -67,6 +68,12 @@ def test_a_deadline_is_a_timeout_and_a_failure_of_all_endpoints():
     assert issubclass(DeadlineExceeded, AllEndpointsFailed)
     assert issubclass(DeadlineExceeded, TimeoutError)
     assert issubclass(StreamTruncated, StreamInterrupted)
+
+
+def test_a_request_that_nobody_may_have_says_why_of_endpoints_and_routes():
+    error = NoRoute("nobody may", reasons={"a": "unable"}, undecided={"odd": "it raised"})
+
+    assert (error.reasons, error.passed, error.undecided) == ({"a": "unable"}, {}, {"odd": "it raised"})
 
 
 def test_an_invalid_input_is_a_value_error_and_an_answer_without_text_an_invalid_reply():

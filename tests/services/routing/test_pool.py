@@ -4,6 +4,7 @@ import gc
 import random
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -640,6 +641,17 @@ class TestSelection:
         else:
             assert found.endpoint.name in {"a", "b"}
         assert isinstance(pool.lease(), Lease)
+
+    @pytest.mark.parametrize("now", [{"base_url": "http://elsewhere/v1"}, {"trust": "vendor"}])
+    def test_a_name_that_stands_for_another_server_or_trust_by_now_is_not_meant(self, a_pool, now):
+        pool = a_pool("a", "b")
+        one, other = pool.endpoints
+        chosen = replace(among("a"), places={"a": (one.server, one.trust)})
+        assert pool.lease(among=chosen).endpoint is one
+
+        pool.swap([replace(one, **now), other])
+
+        assert isinstance(pool.lease(among=chosen), Unavailable)
 
     def test_it_shares_the_load_among_its_own(self, a_pool):
         counts = picks(a_pool("a", "b", "c"), among=among("a", "c"))

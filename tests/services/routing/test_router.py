@@ -623,6 +623,14 @@ class TestOnContextLength:
         assert larger.among.names == {"b"}
         assert set(larger.among.left_out) == {"a", "c"}
 
+    def test_what_the_first_pool_demands_holds_in_the_larger_one_too(self):
+        pools = [NamedPool(name="short", trust=frozenset({"eu"}))]
+        endpoints = (one_in("short", trust="eu"), one_in("long", "a"), one_in("long", "b", trust="eu"))
+
+        larger = goes(a_router(self.ROUTE, pools=pools), endpoints).larger
+
+        assert larger.among.names == {"b"}
+
     def test_what_the_larger_pool_demands_holds_there(self):
         pools = [NamedPool(name="long", trust=frozenset({"eu"}), deadline_s=99.0, strategy=Strategy.IN_ORDER)]
         endpoints = (one_in("short"), one_in("long", "a"), one_in("long", "b", trust="eu"))
@@ -953,6 +961,8 @@ class Oracle:
             if says is False:
                 continue
             self.demands += [frozenset(route.trust)] if route.trust else []
+            settled = self.case.pools.get(route.pool)
+            self.demands += [settled.trust] if settled is not None and settled.trust is not None else []
             if says is None:
                 continue
             if named is not None:

@@ -221,6 +221,94 @@ def test_a_body_that_names_no_model_gets_none(body):
     assert call.content_for("other") == call.content
 
 
+# Another model for the whole request, where it names a pool in the place of one.
+
+
+def test_a_call_that_asks_for_another_model_is_the_same_but_for_that():
+    call = a_call(json={"model": "pool", "stream": True, "n": 3, "messages": []}, headers={"x-llmwire-tags": "a"})
+
+    other = call.asking_for("m")
+
+    assert other is not call
+    assert (other.model, json.loads(other.content)) == ("m", {**json.loads(call.content), "model": "m"})
+    changed = {"model", "content"}
+    assert all(getattr(other, name) == getattr(call, name) for name in Call.__slots__ if name not in changed)
+    assert (call.model, json.loads(call.content)["model"]) == ("pool", "pool")
+
+
+def test_an_endpoint_s_own_model_may_still_take_its_place():
+    other = a_call(json={"model": "pool", "messages": []}).asking_for("m")
+
+    assert json.loads(other.content_for("its-own"))["model"] == "its-own"
+    assert other.content_for("m") is other.content
+
+
+def test_embeddings_with_another_model_are_of_the_space_of_that():
+    fields = {"input": ["a", "b"], "dimensions": 4, "truncate_dim": 8}
+
+    other = embeddings(**fields).asking_for("other")
+
+    assert other.space == a_call("embeddings", json={"model": "other", **fields}).space
+    assert (other.inputs, other.dimensions) == (2, 4)
+    assert other.space != embeddings(**fields).space
+    canary = other.canary()
+    assert (canary.space, json.loads(canary.content)["model"]) == (other.space, "other")
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"model": null}', b'{"model": 7}', b"[]", b"{", b""])
+def test_a_call_that_names_no_model_asks_for_no_other(body):
+    call = a_call(content=body)
+
+    assert call.asking_for("m") is call
+
+
+def test_an_upload_asks_for_no_other_model():
+    call = a_call("audio/transcriptions", data={"model": "pool"}, files={"file": ("a.wav", b"RIFF")})
+
+    assert call.asking_for("m") is call
+
+
+# What its headers ask of llmwire.
+
+
+def test_what_is_asked_of_llmwire_is_parted_from_what_goes_to_a_server():
+    headers = [
+        ("X-Trace", "7"),
+        ("x-llmwire-tags", "a,b"),
+        ("X-LLMWire-Trust", "EU"),
+        ("Accept", "*/*"),
+        ("x-llmwire-Tags", "c"),
+        ("x-llmwire", "not for us"),
+    ]
+
+    call = a_call(json={"model": "m"}, headers=headers)
+
+    assert call.asks == (("tags", "a,b"), ("trust", "EU"), ("tags", "c"))
+    sent = [name for name, _ in call.headers]
+    assert not [name for name in sent if name.lower().startswith(b"x-llmwire-")]
+    assert [name for name in sent if name.startswith((b"X-", b"x-", b"A"))] == [b"X-Trace", b"Accept", b"x-llmwire"]
+
+
+def test_a_request_that_asks_nothing_of_llmwire_keeps_its_headers_as_they_are():
+    request = httpx2.Request("POST", "http://facade.test/v1/x", json={}, headers={"X-Trace": "7"})
+
+    call = Call(request, "x")
+
+    assert call.asks == ()
+    assert call.headers == request.headers.raw
+
+
+def test_the_same_value_under_another_name_goes_to_the_server():
+    call = a_call(headers=[("x-llmwire-tags", "a"), ("X-Tags", "a")])
+
+    assert (b"X-Tags", b"a") in call.headers
+
+
+@pytest.mark.parametrize(("value", "read"), [(b"", ""), (b"gr\xfcn", "grün"), (b" a ", " a ")])
+def test_whatever_bytes_a_header_has_it_is_read(value, read):
+    assert a_call(headers=[(b"x-llmwire-tags", value)]).asks == (("tags", read),)
+
+
 # Forms and uploads.
 
 

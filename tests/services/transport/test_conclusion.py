@@ -12,12 +12,13 @@ import pytest
 from llmwire.services.errors import AllEndpointsFailed, DeadlineExceeded, InvalidReply, LLMWireError
 from llmwire.services.provenance import Attempt, Provenance, recorded
 from llmwire.services.routing.endpoint import Endpoint
-from llmwire.services.routing.failover import CallSpec, Ending
+from llmwire.services.routing.failover import Ending
 from llmwire.services.routing.outcome import Blame, Outcome
-from llmwire.services.routing.pool import Unavailable
-from llmwire.services.transport.conclusion import EXTENSION, Failed, Overdue, Received, concluded
+from llmwire.services.routing.pool import Selection, Unavailable
+from llmwire.services.routing.router import Choice, Decision, NamedPool
+from llmwire.services.transport.conclusion import EXTENSION, Failed, Limits, Overdue, Received, concluded
 
-SPEC = CallSpec(deadline_s=60.0)
+LIMITS = Limits(deadline_s=60.0, setting="completion.deadline_s")
 
 
 class Lease:
@@ -58,13 +59,21 @@ def unavailable(status=None, *, wait_s=None, reasons=None):
     )
 
 
-def conclude(ending):
-    return concluded("completion", ending, SPEC)
+def a_choice(pool):
+    return Choice(pool=NamedPool(name=pool), among=Selection(names=frozenset({"a"})))
 
 
-def refused(ending, kind=AllEndpointsFailed):
+def decided(pool="long", route=None, **fields):
+    return Decision(choice=a_choice(pool), route=route, **fields)
+
+
+def conclude(ending, decision=None, limits=LIMITS):
+    return concluded("completion", ending, limits, decision=decision)
+
+
+def refused(ending, kind=AllEndpointsFailed, **said):
     with pytest.raises(kind) as caught:
-        conclude(ending)
+        conclude(ending, **said)
     return caught.value
 
 
@@ -124,6 +133,78 @@ def test_an_endpoint_may_have_any_name():
     response = conclude(an_ending(answered(), lease=Lease("größe")))
 
     assert response.headers["x-llmwire-endpoint"] == "completion/größe"
+
+
+# Which pool it came from, and by which route.
+
+
+def path_of(response):
+    headers, provenance = response.headers, response.extensions[EXTENSION]
+    return headers.get("x-llmwire-pool"), headers.get("x-llmwire-route"), provenance.pool, provenance.route
+
+
+@pytest.mark.parametrize(
+    ("decision", "path"),
+    [
+        (None, (None, None, "default", None)),
+        (decided("default"), (None, None, "default", None)),
+        (decided("default", "cheap"), ("completion/default", "cheap", "default", "cheap")),
+        (decided("long", "tall"), ("completion/long", "tall", "long", "tall")),
+        (decided("long", is_named=True), ("completion/long", None, "long", None)),
+    ],
+    ids=["no rules", "no route", "a route to the default", "a route", "named by the request"],
+)
+def test_an_answer_says_its_pool_and_its_route_where_one_was_chosen(decision, path):
+    assert path_of(conclude(an_ending(answered()), decision)) == path
+
+
+def test_what_has_moved_came_from_the_larger_pool_by_the_same_route():
+    decision = decided("short", "by size", larger=a_choice("long"))
+
+    assert path_of(conclude(an_ending(answered()), decision))[2:] == ("short", "by size")
+    assert path_of(conclude(an_ending(answered(), has_moved=True), decision)) == (
+        "completion/long",
+        "by size",
+        "long",
+        "by size",
+    )
+
+
+def test_a_call_that_failed_is_remembered_with_its_pool_and_its_route():
+    with recorded() as calls:
+        refused(an_ending(failed(httpcore2.ConnectError("x"))), decision=decided("long", "tall"))
+        refused(nobody(), decision=decided("long", "tall"))
+
+    assert [(call.pool, call.route, call.endpoint) for call in calls] == [("long", "tall", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("route 2", "route 2"),
+        ("größe", "gr??e"),
+        ("長い", "??"),
+        ("a\r\nx-forged: b", "a??x-forged: b"),
+        ("\x00\x7f", "??"),
+    ],
+    ids=ascii,
+)
+def test_a_route_may_have_any_name_and_a_header_stays_printable_ascii(name, written):
+    response = conclude(an_ending(answered()), decided("long", name))
+
+    assert response.headers["x-llmwire-route"] == written
+    assert response.extensions[EXTENSION].route == name
+    assert "x-forged" not in response.headers
+
+
+def test_a_server_cannot_say_itself_which_pool_an_answer_came_from():
+    forged = [(b"X-LLMWire-Pool", b"completion/eu"), (b"x-llmwire-route", b"trusted")]
+
+    assert path_of(conclude(an_ending(answered(headers=forged))))[:2] == (None, None)
+    assert path_of(conclude(an_ending(answered(headers=forged)), decided("long", "tall")))[:2] == (
+        "completion/long",
+        "tall",
+    )
 
 
 # An answer that is an error.
@@ -254,6 +335,47 @@ def test_where_all_were_tried_nobody_is_said_to_be_left_alone():
     assert "Not asked" not in str(error)
 
 
+def test_endpoints_that_could_not_have_the_request_are_named_with_those_that_are_not_well():
+    ending = an_ending(
+        failed(httpcore2.ConnectError("x")),
+        unavailable=unavailable(reasons={"b": "paused"}),
+        left_out={"c": "unable to call tools"},
+    )
+
+    error = refused(ending)
+
+    assert str(error).endswith(". Not asked: b is paused; c is unable to call tools")
+    assert error.reasons == {"b": "paused", "c": "unable to call tools"}
+
+
+def test_endpoints_that_could_not_have_the_request_are_named_where_all_others_were_tried():
+    error = refused(an_ending(failed(httpcore2.ConnectError("x")), left_out={"c": "unable to call tools"}))
+
+    assert str(error) == "completion endpoint http://a.test:80: x. Not asked: c is unable to call tools"
+    assert error.reasons == {"c": "unable to call tools"}
+
+
+@pytest.mark.parametrize(("is_overdue", "kind"), [(False, Failed), (True, Overdue)])
+def test_where_nobody_was_asked_those_that_could_not_have_the_request_are_named_too(is_overdue, kind):
+    left_out = {"c": "too small: it holds 8 tokens, and the request is about 9"}
+    ending = Ending(None, None, [], unavailable(reasons={"b": "paused"}), left_out=left_out, is_overdue=is_overdue)
+
+    error = refused(ending, kind)
+
+    assert str(error) == f"no completion endpoint may be asked now: b is paused; c is {left_out['c']}"
+    assert error.reasons == {"b": "paused", **left_out}
+
+
+def test_the_answer_that_nobody_may_be_asked_names_them_as_well():
+    response = conclude(
+        Ending(None, None, [], unavailable(429, wait_s=7.1, reasons={"b": "paused"}), left_out={"c": "unable"}),
+        decided("long", "tall"),
+    )
+
+    assert json.loads(response.read())["error"]["message"].endswith(": b is paused; c is unable")
+    assert path_of(response) == ("completion/long", "tall", "long", "tall")
+
+
 # No time left.
 
 
@@ -275,6 +397,14 @@ def test_a_call_that_is_overdue_names_the_setting():
     error = refused(an_ending(timed_out(), REFUSED, is_overdue=True), Overdue)
 
     assert "no answer within 60 s; completion.deadline_s sets this time" in str(error)
+
+
+def test_a_call_that_is_overdue_in_a_pool_names_the_setting_of_that():
+    limits = Limits(deadline_s=0.5, setting="completion.pools.fast.deadline_s")
+
+    error = refused(an_ending(timed_out(), is_overdue=True), Overdue, limits=limits)
+
+    assert "no answer within 0.5 s; completion.pools.fast.deadline_s sets this time" in str(error)
 
 
 def test_a_call_that_is_overdue_after_another_failure_is_a_timeout_that_tells_of_it():

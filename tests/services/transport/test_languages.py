@@ -17,15 +17,15 @@ SAID = {
     "en": ["How are you?", "What is the weather today?", "Where is the station?", "Write a poem about spring"],
     "de": ["Wie geht es dir?", "Wie ist das Wetter heute?", "Wo ist der Bahnhof?", "Hallo zusammen"],
     "fr": ["Bonjour, ça va?", "Comment allez-vous?", "Où est la gare?", "Merci beaucoup"],
-    "es": ["Hola, ¿dónde está?", "¿Cómo estás?", "¿Qué tiempo hace hoy?", "Cuéntame un chiste"],
+    "es": ["Hola, ¿dónde está?", "¿Cómo estás?", "¿Qué tiempo hace hoy?", "¿Dónde está la estación?"],
     "it": ["Ciao a tutti", "Buongiorno", "Dov'è la stazione?", "Scrivi una poesia sulla primavera"],
     "pl": ["Jak się masz?", "Dzień dobry", "Gdzie jest dworzec?", "Dziękuję bardzo"],
     "ru": ["Привет всем", "Большое спасибо", "Какая сегодня погода?", "Помогите мне, пожалуйста"],
-    "zh": ["你好吗", "早上好，大家", "今天天气怎么样？", "车站在哪里？"],
-    "ja": ["こんにちは", "お元気ですか", "駅はどこですか？", "はい"],
+    "zh": ["你好吗", "早上好，大家", "今天天气怎么样？", "车站在哪里？"],  # noqa: RUF001
+    "ja": ["こんにちは", "お元気ですか", "駅はどこですか？", "はい"],  # noqa: RUF001
     "ko": ["안녕하세요", "오늘 날씨가 어때요?"],
 }
-#: Which are too short, or as much of a neighbour: rather none than the wrong one. There is no more than that to lose.
+#: Which are too short, or as much of a neighbour: rather none than the wrong one.
 OPEN = {
     "en": ["Hello!", "Hi there"],
     "de": ["Guten Morgen"],
@@ -33,7 +33,7 @@ OPEN = {
     "es": ["Resume este correo", "Hola amigo"],
     "it": ["Come stai?", "Buonasera"],
     "pt": ["Bom dia", "Quero cancelar o meu contrato"],
-    "ru": ["Как дела?", "Напиши стихотворение о весне", "Хочу расторгнуть договор"],
+    "ru": ["Как дела?", "Напиши стихотворение о весне", "Хочу расторгнуть договор"],  # noqa: RUF001
     "uk": ["Перекажи цей лист"],
     "bg": ["Здравей, как си?", "Много благодаря"],
     "sv": ["Hej, hur mår du?"],

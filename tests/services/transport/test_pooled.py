@@ -8,21 +8,29 @@ import json
 import random
 import threading
 import time
+from itertools import zip_longest
 
 import httpx2
 import pytest
 
 from llmwire.services.errors import AllEndpointsFailed, DeadlineExceeded, InvalidReply, NetworkRefused, NoRoute
+from llmwire.services.events import AttemptEnded, RequestRouted, RouteFailed
 from llmwire.services.provenance import recorded
 from llmwire.services.routing.backoff import BackoffSpec
 from llmwire.services.routing.budget import Budget
-from llmwire.services.routing.endpoint import Endpoint, Timeouts
+from llmwire.services.routing.endpoint import DEFAULT_POOL, Endpoint, Timeouts
 from llmwire.services.routing.failover import CallSpec, Send
+from llmwire.services.routing.outcome import Blame, Outcome
 from llmwire.services.routing.pool import Pool
+from llmwire.services.routing.route import Mode, Route
+from llmwire.services.routing.router import NamedPool, Router, Scores
 from llmwire.services.transport import network
 from llmwire.services.transport.call import Call
 from llmwire.services.transport.facade import Sending, Traffic
+from llmwire.services.transport.patterns import searching
 from llmwire.services.transport.pooled import AsyncPoolTransport, PoolTransport
+from llmwire.services.transport.router import NO_MEANING, LaneRouter
+from llmwire.services.wanted import routing
 
 from .peers import PATIENCE_S, answer, listening, silent
 
@@ -36,16 +44,25 @@ def ignored(event):
     pass
 
 
-def a_traffic(*urls, listener=ignored, **spec):
+def a_traffic(*urls, listener=ignored, serves=(), routes=(), pools=(), meaning=None, model=None, **spec):
+    """Of the endpoints a, b, c; `serves` names the pool of each."""
     endpoints = [
-        Endpoint(function="completion", name=name, base_url=url, timeouts=Timeouts(connect_s=PATIENCE_S))
-        for name, url in zip("abc", urls or (URL,), strict=False)
+        Endpoint(
+            function="completion",
+            name=name,
+            base_url=url,
+            pools=(pool or DEFAULT_POOL,),
+            timeouts=Timeouts(connect_s=PATIENCE_S),
+        )
+        for name, url, pool in zip_longest("abc"[: len(urls or (URL,))], urls or (URL,), serves)
     ]
     calls = CallSpec(backoff=BackoffSpec(base_s=0.001, cap_s=0.001), **spec)
     randomness = random.Random(7)
     pool = Pool(endpoints, clock=time.monotonic, randomness=randomness, make_lock=threading.RLock, listener=listener)
     budget = Budget(calls.budget, clock=time.monotonic, make_lock=threading.Lock)
-    return Traffic(pool, spec=calls, budget=budget, randomness=randomness, listener=listener)
+    rules = Router(routes, pools=pools, compile_pattern=searching)
+    router = LaneRouter(rules, pool, listener=listener, meaning=meaning, model=model)
+    return Traffic(pool, spec=calls, budget=budget, randomness=randomness, listener=listener, router=router)
 
 
 def send(transport, url=f"{URL}/models", method="GET", *, headers=None, **extensions):
@@ -217,6 +234,256 @@ def test_a_shorter_time_of_the_caller_holds(kind, a_transport):
 
     [state] = transport.pool.snapshot()
     assert (state.in_flight, state.failed) == (0, 0)
+
+
+# The time of a pool.
+
+
+TOO_LONG = Outcome(blame=Blame.CALLER, label="400", status=400, is_too_long=True)
+SHORT, LONG, TAGGED = "short", "long", {"x-llmwire-tags": "x"}
+
+
+def a_request(*, headers=None, **extensions):
+    return httpx2.Request(
+        "POST", f"{URL}/chat/completions", content=json.dumps(CHAT).encode(), headers=headers, extensions=extensions
+    )
+
+
+@pytest.fixture
+def begun(a_transport):
+    """Begin a request that goes to one pool, and to a larger one where it is too long; nothing is sent.
+
+    Gives the sendings of both, and how long each may take, in seconds.
+    """
+
+    def begun(*, deadline_s=60.0, short_s=None, long_s=None, patience_s=None):
+        pools = [NamedPool(name=SHORT, deadline_s=short_s), NamedPool(name=LONG, deadline_s=long_s)]
+        rule = Route(pool=SHORT, on_context_length=LONG)
+        transport = a_transport(
+            PoolTransport, URL, URL, serves=(SHORT, LONG), routes=[rule], pools=pools, deadline_s=deadline_s
+        )
+        asked = transport.asked(a_request(timeout={"read": patience_s}))
+        story, sending = transport.begin(asked)
+        first = sending(story.send(None))
+        then = sending(story.send(TOO_LONG))
+        story.close()
+        return [(each, pytest.approx(each.sent_by - asked.began_at_s)) for each in (first, then)]
+
+    return begun
+
+
+def test_a_pool_may_have_a_deadline_of_its_own_and_else_has_that_of_its_function(begun):
+    times = [[time_s for _, time_s in begun(**pools)] for pools in ({}, {"short_s": 5.0}, {"long_s": 300.0})]
+
+    assert times == [[60.0, 60.0], [5.0, 60.0], [60.0, 300.0]]
+
+
+def test_the_deadline_of_the_larger_pool_may_be_the_shorter_one(begun):
+    assert [time_s for _, time_s in begun(short_s=50.0, long_s=5.0)] == [50.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "times_s", "are_callers"),
+    [
+        (None, [60.0, 300.0], [False, False]),
+        (10.0, [10.0, 10.0], [True, True]),
+        (100.0, [60.0, 100.0], [False, True]),
+        (300.0, [60.0, 300.0], [False, False]),
+        (900.0, [60.0, 300.0], [False, False]),
+    ],
+)
+def test_a_time_of_the_caller_s_ends_what_may_take_longer_and_only_there_it_is_his(
+    begun, patience_s, times_s, are_callers
+):
+    both = begun(long_s=300.0, patience_s=patience_s)
+
+    assert [time_s for _, time_s in both] == times_s
+    assert [sending.is_callers_time for sending, _ in both] == are_callers
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "times_s", "are_callers"), [(20.0, [20.0, 5.0], [True, False]), (3.0, [3.0, 3.0], [True, True])]
+)
+def test_the_same_holds_where_the_larger_pool_has_less_time(begun, patience_s, times_s, are_callers):
+    both = begun(long_s=5.0, patience_s=patience_s)
+
+    assert [time_s for _, time_s in both] == times_s
+    assert [sending.is_callers_time for sending, _ in both] == are_callers
+
+
+def test_the_longest_deadline_of_all_pools_is_that_of_the_traffic():
+    pools = [NamedPool(name="a", deadline_s=5.0), NamedPool(name="b"), NamedPool(name="c", deadline_s=300.0)]
+
+    assert a_traffic(deadline_s=60.0).longest_s == 60.0
+    assert a_traffic(deadline_s=60.0, pools=pools).longest_s == 300.0
+    assert a_traffic(deadline_s=60.0, pools=pools[:2]).longest_s == 60.0
+
+
+@KINDS
+def test_a_call_that_took_longer_than_its_pool_may_names_the_setting_of_the_pool(kind, a_transport):
+    pools = [NamedPool(name=LONG, deadline_s=0.2)]
+    with listening(silent) as server:
+        transport = a_transport(kind, url_of(server), serves=(LONG,), routes=[Route(pool=LONG)], pools=pools)
+        with pytest.raises(
+            DeadlineExceeded, match=r"no answer within 0\.2 s; completion\.pools\.long\.deadline_s sets this time"
+        ):
+            send(transport, f"{url_of(server)}/chat/completions", "POST")
+
+
+@KINDS
+def test_a_call_that_moved_and_took_too_long_there_names_the_setting_of_the_larger_pool(kind, a_transport):
+    def refuse(peer):
+        peer.request()
+        problem = b'{"error": {"code": "context_length_exceeded"}}'
+        peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%b" % (len(problem), problem))
+
+    with listening(refuse) as short, listening(silent) as long:
+        transport = a_transport(
+            kind,
+            url_of(short),
+            url_of(long),
+            serves=(SHORT, LONG),
+            routes=[Route(pool=SHORT, on_context_length=LONG)],
+            pools=[NamedPool(name=LONG, deadline_s=0.3)],
+        )
+        with recorded() as calls, pytest.raises(DeadlineExceeded, match=r"0\.3 s; completion\.pools\.long\."):
+            send(transport, f"{url_of(short)}/chat/completions", "POST")
+
+    assert (short.requests, long.requests) == (1, 1)
+    assert [call.pool for call in calls] == [LONG]
+
+
+# Where a request goes.
+
+
+class Meaning:
+    """Knows one answer for both transports; says which of them asked, and tells of shadows when it is told to."""
+
+    def __init__(self, **by_route):
+        self._scores, self.asked, self.later = Scores(by_route=by_route), [], []
+
+    def scores(self, text, trust):
+        self.asked.append((text, trust, PoolTransport))
+        return self._scores
+
+    async def async_scores(self, text, trust):
+        self.asked.append((text, trust, AsyncPoolTransport))
+        return self._scores
+
+    def scored_later(self, text, trust, then):
+        self.later.append((text, trust, PoolTransport))
+        then(self._scores)
+
+    def async_scored_later(self, text, trust, then):
+        self.later.append((text, trust, AsyncPoolTransport))
+        then(self._scores)
+
+
+MATHS = {"name": "maths", "pool": LONG, "examples": ("add two numbers",)}
+
+
+@pytest.fixture
+def routed_to(a_transport):
+    """Send a chat to servers in the pools `default` and `long`, which answer; the response, and what was told."""
+
+    def routed_to(kind, *routes, headers=None, **options):
+        told = []
+        with listening(serve) as one, listening(serve) as other:
+            transport = a_transport(
+                kind,
+                url_of(one),
+                url_of(other),
+                serves=(DEFAULT_POOL, LONG),
+                routes=routes,
+                listener=told.append,
+                **options,
+            )
+            response = send(transport, f"{url_of(one)}/chat/completions", "POST", headers=headers)
+        decisions = [(event.route, event.pool, event.is_shadow) for event in told if isinstance(event, RequestRouted)]
+        return response, decisions, [event for event in told if isinstance(event, RouteFailed)]
+
+    return routed_to
+
+
+@KINDS
+def test_a_request_goes_to_the_pool_of_its_route_and_the_answer_says_so(kind, routed_to):
+    response, decisions, _ = routed_to(kind, Route(name="tagged", pool=LONG, tags=("x",)), headers=TAGGED)
+
+    assert decisions == [("tagged", LONG, False)]
+    assert response.headers["x-llmwire-endpoint"] == "completion/b"
+    assert (response.headers["x-llmwire-pool"], response.headers["x-llmwire-route"]) == ("completion/long", "tagged")
+
+
+@KINDS
+def test_each_transport_asks_for_the_meaning_in_its_own_way(kind, routed_to):
+    meaning = Meaning(maths=0.9)
+
+    response, decisions, _ = routed_to(kind, Route(**MATHS), meaning=meaning)
+
+    assert meaning.asked == [("hi", None, kind)]
+    assert decisions == [("maths", LONG, False)]
+    assert response.headers["x-llmwire-endpoint"] == "completion/b"
+
+
+@KINDS
+def test_where_nothing_finds_out_meanings_a_route_that_asks_for_one_cannot_be_decided(kind, routed_to):
+    response, decisions, failures = routed_to(kind, Route(**MATHS))
+
+    assert [(event.route, event.problem) for event in failures] == [("maths", NO_MEANING.problem)]
+    assert decisions == [(None, DEFAULT_POOL, False)]
+    assert response.headers["x-llmwire-endpoint"] == "completion/a"
+
+
+@KINDS
+def test_the_meaning_for_a_shadow_is_found_out_later_and_the_request_goes_its_way(kind, routed_to):
+    meaning = Meaning(maths=0.9)
+
+    response, decisions, _ = routed_to(kind, Route(**MATHS, mode=Mode.SHADOW), meaning=meaning)
+
+    assert (meaning.asked, meaning.later) == ([], [("hi", None, kind)])
+    assert decisions == [(None, DEFAULT_POOL, False), ("maths", LONG, True)]
+    assert response.headers["x-llmwire-endpoint"] == "completion/a"
+
+
+@KINDS
+def test_a_shadow_whose_meaning_nothing_finds_out_harms_no_call(kind, routed_to):
+    response, decisions, _ = routed_to(kind, Route(**MATHS, mode=Mode.SHADOW))
+
+    assert response.status_code == 200
+    assert decisions == [(None, DEFAULT_POOL, False)]
+
+
+@KINDS
+def test_a_request_for_one_endpoint_is_asked_no_route(kind, routed_to):
+    response, decisions, _ = routed_to(kind, Route(pool=DEFAULT_POOL), headers={"x-llmwire-only": "b"})
+
+    assert decisions == []
+    assert response.headers["x-llmwire-endpoint"] == "completion/b"
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"), [("of-the-function", "of-the-function"), (None, LONG)], ids=["a model", "none"]
+)
+def test_a_server_is_asked_for_the_function_s_model_where_a_request_names_a_pool(a_transport, model, sent):
+    transport = a_transport(PoolTransport, URL, URL, serves=(DEFAULT_POOL, LONG), model=model)
+    body = json.dumps({**CHAT, "model": LONG}).encode()
+
+    story, sending = transport.begin(transport.asked(httpx2.Request("POST", f"{URL}/chat/completions", content=body)))
+    its = sending(story.send(None))
+    story.close()
+
+    assert (its.endpoint.name, its.call.model, json.loads(its.call.content)["model"]) == ("b", sent, sent)
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_call_that_is_made_to_find_a_route_is_told_as_such(a_transport, is_ours):
+    told = []
+    with listening(serve) as server:
+        transport = a_transport(PoolTransport, url_of(server), listener=told.append)
+        with routing(None) if is_ours else recorded():
+            send(transport, f"{url_of(server)}/chat/completions", "POST")
+
+    assert [event.is_for_routing for event in told if isinstance(event, AttemptEnded)] == [is_ours]
 
 
 # What comes back.
