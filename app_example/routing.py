@@ -151,7 +151,7 @@ class Case:
 
     about: str
     request: Mapping[str, Any]
-    route: str = "anything else"
+    route: str | None = "anything else"
     pool: str
     endpoint: str
     tags: tuple[str, ...] = ()
