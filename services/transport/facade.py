@@ -25,7 +25,7 @@ from ..routing.endpoint import expires
 from ..routing.failover import AfterSend, CallSpec, Ending, Send, Story, Wish, failover
 from ..routing.hedging import Hedge, Hedging
 from ..routing.outcome import Outcome
-from ..routing.pool import Pool
+from ..routing.pool import Pool, Selection
 from ..routing.router import Choice, Decision, Router
 from ..secrets import MASK, Secret
 from ..wanted import Wanted, wanted
@@ -149,9 +149,10 @@ class Asked:
         wanted: what its caller asks for beside it.
         only: the name of the one endpoint that it is for.
         question: on the way to its pool; None where every endpoint may have it.
+        among: that one endpoint, where its trust is demanded.
     """
 
-    __slots__ = ("began_at_s", "call", "only", "patience_s", "question", "wanted")
+    __slots__ = ("among", "began_at_s", "call", "only", "patience_s", "question", "wanted")
 
     def __init__(self, request: httpx2.Request, call: Call) -> None:
         self.began_at_s = time.monotonic()
@@ -161,6 +162,7 @@ class Asked:
         block = wanted()
         self.wanted = block.and_also(*asks_of(call)) if call.asks else block
         self.question: Question | None = None
+        self.among: Selection | None = None
 
     @property
     def decision(self) -> Decision | None:
@@ -269,7 +271,7 @@ class Facade:
         traffic.ambient.leave(request)
         asked = Asked(request, Call(request, self._operation(request.url)))
         if asked.only is not None:
-            self._check_only(asked.only, asked.wanted)
+            asked.among = self._only(asked.only, asked.wanted)
         else:
             asked.question = traffic.router.question(asked.call, asked.wanted)
         return asked
@@ -287,7 +289,7 @@ class Facade:
             is_replayable=call.content is not None,
             is_stateful=call.is_stateful,
             only=asked.only,
-            among=choice.among if choice is not None else None,
+            among=choice.among if choice is not None else asked.among,
         )
         longest_s = deadline_s
         if decision is not None and decision.larger is not None:
@@ -328,13 +330,19 @@ class Facade:
     def _canary(self, call: Call, kind: str) -> Call:
         return call.canary() if kind == call.space else call.canary(self._traffic.references.request_of(kind))
 
-    def _check_only(self, name: str, wanted: Wanted) -> None:
+    def _only(self, name: str, wanted: Wanted) -> Selection | None:
+        """The one endpoint that a caller names, as it is now, where it also demands trust."""
         known = {endpoint.name: endpoint for endpoint in self._traffic.pool.endpoints}
         if name not in known:
             raise NoRoute(f"there is no {self._function} endpoint {name!r}: there are {', '.join(known)}")
-        if wanted.trust is not None and (its := known[name].trust) not in wanted.trust:
+        if wanted.trust is None:
+            return None
+        endpoint = known[name]
+        if endpoint.trust not in wanted.trust:
             demanded = " or ".join(sorted(wanted.trust))
-            raise NoRoute(f"the {self._function} endpoint {name} is {its or 'without a label'}, not {demanded}")
+            its = endpoint.trust or "without a label"
+            raise NoRoute(f"the {self._function} endpoint {name} is {its}, not {demanded}")
+        return Selection(names=frozenset([name]), places={name: (endpoint.server, endpoint.trust)})
 
     def _operation(self, url: httpx2.URL) -> str:
         key = (url.netloc, url.raw_path) if url.raw_scheme == self._base.raw_scheme else (b"", b"")
