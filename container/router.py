@@ -69,7 +69,7 @@ def _reading(settings: FunctionSettings, routes: tuple[Route, ...], listener: Li
 
         def failed(problem: str) -> None:
             key, message = f"{settings.function}.tokenizer", f"tokens are estimated by bytes: {problem}"
-            tell(listener, ConfigWarned(function=settings.function, key=key, origin=None, message=message))
+            tell(listener, ConfigWarned(function=settings.function, key=key, origin="tiktoken", message=message))
 
         reading = replace(reading, count_tokens=counting(settings.tokenizer, failed))
     if any(route.language for route in routes):
