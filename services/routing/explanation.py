@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import NoRoute
 from .endpoint import Endpoint
 from .facts import Facts
-from .router import Decision, Router, Rule, Scores, Undecided
+from .router import Decision, Router, Rule, Scores, Undecided, may_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +151,11 @@ def _rule(rule: Rule, facts: Facts, scores: Scores, chosen: str | None, passed: 
 def _verdict(
     rule: Rule, facts: Facts, scores: Scores, chosen: str | None, passed: Mapping[str, str]
 ) -> tuple[str, str]:
+    # What was decided is told as it was: a predicate that is asked once more may say something else.
+    if chosen == rule.name:
+        return "chosen", ""
+    if rule.name in passed:
+        return "passed over", passed[rule.name]
     try:
         missed = rule.missed(facts)
     except Undecided as error:
@@ -158,14 +163,12 @@ def _verdict(
     if missed is not None:
         return "missed", f"{missed} = {_shown(getattr(rule.route, missed))}"
     if rule.is_semantic:
+        if not may_mean(facts):
+            return "missed", "there is no text whose meaning could decide"
         if scores.problem is not None:
             return "undecided", scores.problem
         if scores.by_route.get(rule.name, -1.0) < rule.route.threshold:
             return "missed", f"threshold = {rule.route.threshold:g}"
-    if chosen == rule.name:
-        return "chosen", ""
-    if rule.name in passed:
-        return "passed over", passed[rule.name]
     return "holds", ""
 
 

@@ -34,7 +34,7 @@ class Facts:
     """Of one request.
 
     Args:
-        count_tokens: of a text.
+        count_tokens: of a text; None estimates.
         detect_language: of a text: its code of ISO 639-1, as in `de`; None where none is found.
         read_body: gives the whole body.
 
@@ -55,6 +55,8 @@ class Facts:
         given_tokens, longest_given: of inputs that come as tokens: all of them, and those of the longest.
         extra_bytes: of what else fills the context, as descriptions of tools.
         wanted: the caller's tags and demands.
+        is_unread: some of it is no text that could be read: it came as tokens, or is no JSON.
+        searched: whether each search found something, by its check; None of one that took too long.
     """
 
     __slots__ = (
@@ -80,11 +82,13 @@ class Facts:
         "images",
         "inputs",
         "is_streamed",
+        "is_unread",
         "longest_given",
         "max_output_tokens",
         "messages",
         "model",
         "operation",
+        "searched",
         "system",
         "texts",
         "user",
@@ -113,8 +117,9 @@ class Facts:
         given_tokens: int = 0,
         longest_given: int = 0,
         extra_bytes: int = 0,
+        is_unread: bool = False,
         wanted: Wanted = NOTHING,
-        count_tokens: Callable[[str], int] = estimated_tokens,
+        count_tokens: Callable[[str], int] | None = None,
         detect_language: Callable[[str], str | None] | None = None,
         read_body: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
@@ -124,8 +129,9 @@ class Facts:
         self.is_streamed, self.has_tools = is_streamed, has_tools
         self.wants_structured_output, self.max_output_tokens = wants_structured_output, max_output_tokens
         self.inputs, self.given_tokens, self.longest_given = inputs, given_tokens, longest_given
-        self.extra_bytes, self.wanted = extra_bytes, wanted
-        self._count, self._detect, self._read_body = count_tokens, detect_language, read_body
+        self.extra_bytes, self.wanted, self.is_unread = extra_bytes, wanted, is_unread
+        self.searched: dict[object, bool | None] = {}
+        self._count, self._detect, self._read_body = count_tokens or estimated_tokens, detect_language, read_body
         self._tokens: int | None = None
         self._most_tokens: int | None = None
         self._longest: int | None = None
@@ -162,6 +168,12 @@ class Facts:
         if self._longest is None:
             self._longest = max(map(self._count, self.texts), default=0)
         return max(self._longest, self.longest_given)
+
+    def longest_reaches(self, tokens: int) -> bool:
+        """Whether the longest text to embed has at least so many. Short ones are not counted."""
+        if self.longest_given >= tokens:
+            return True
+        return any(size_bytes(text) >= tokens and self._count(text) >= tokens for text in self.texts)
 
     def reaches(self, tokens: int) -> bool:
         """Whether it has at least so many. A text never has more tokens than bytes: short ones are not counted."""

@@ -326,6 +326,8 @@ class _Call:
     def _leased_of_space(self, canaries: Canaries, kind: str, only: str | None) -> Lease | Unavailable | _BeingChecked:
         """An endpoint that has shown its space, or that this call is to ask for it."""
         asked, is_first = canaries.asked(kind), not canaries.has_reference(kind)
+        if self._among is not None:  # nobody waits for one that this call may never ask
+            asked &= self._among.names
         if canaries.must_wait(kind):
             return _BeingChecked(asked)
         unwanted = self._unwanted()

@@ -130,9 +130,14 @@ class Hedge:
                 self._hedging.give_back()
 
     def is_over(self, endings: list[Ending]) -> bool:
-        """Whether the story that ended last has decided the call: it served, or nobody would take this request."""
+        """Whether the story that ended last has decided the call: it served, or nobody would take this request.
+
+        One that is too long may be taken by a larger endpoint, which the other story is perhaps asking.
+        """
         outcome = endings[-1].outcome if endings else None
-        return outcome is not None and (outcome.has_served or outcome.blame is Blame.CALLER)
+        if outcome is None:
+            return False
+        return outcome.has_served or (outcome.blame is Blame.CALLER and not outcome.is_too_long)
 
     def ending(self, endings: list[Ending]) -> Ending:
         """Of the call, from those of its stories that have ended, in their order."""

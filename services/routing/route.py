@@ -134,6 +134,16 @@ OF_COMPLETIONS: Final = frozenset(
 #: those that only a request for embeddings can meet
 OF_EMBEDDINGS: Final = frozenset({"min_input_tokens", "max_input_tokens", "min_inputs", "max_inputs"})
 
+#: those that look into what is written
+OF_TEXT: Final = frozenset(
+    {
+        *("keywords", "system_keywords", "any_keywords", "pattern", "system_pattern", "any_pattern"),
+        *("script", "language"),
+    }
+)
+MOST_SLOW: Final = 2  #: searches of one request that may run into their limit; then the others are not tried
+MOST_TRIES: Final = 10_000  #: places of a keyword that are looked at: where it stands so often, it stands there
+
 Check = Callable[[Facts], bool]
 Search = Callable[[str], bool]  #: looks for a pattern in a text; raises TimeoutError where that takes too long
 
@@ -152,7 +162,21 @@ def checks_of(
 
 
 def _found_in(text_of: Callable[[Facts], str], search: Search) -> Check:
-    return lambda facts: search(text_of(facts))
+    def check(facts: Facts) -> bool:
+        searched = facts.searched
+        if check not in searched:  # a request may be decided more than once: what it costs is paid once
+            if sum(found is None for found in searched.values()) >= MOST_SLOW:
+                raise TimeoutError("others have taken the time")
+            try:
+                searched[check] = search(text_of(facts))
+            except TimeoutError:
+                searched[check] = None
+        found = searched[check]
+        if found is None:
+            raise TimeoutError
+        return found
+
+    return check
 
 
 def _flag(name: str) -> Callable[[bool], Check]:
@@ -176,12 +200,14 @@ def _any_keyword(keywords: Sequence[str]) -> Callable[[str], bool]:
 def _stands_in(word: str, text: str) -> bool:
     """Whether it occurs as a word, and not inside of another: `art` does not in `start`."""
     at = text.find(word)
-    while at >= 0:
+    for _ in range(MOST_TRIES):
+        if at < 0:
+            return False
         end = at + len(word)
         if not _is_joined(text[at - 1 : at], word[0]) and not _is_joined(text[end : end + 1], word[-1]):
             return True
         at = text.find(word, at + 1)
-    return False
+    return True
 
 
 def _is_joined(neighbour: str, edge: str) -> bool:
@@ -246,8 +272,8 @@ _MAKERS: Final[dict[str, Callable[[Any], Check]]] = {
     "model": _named,
     "min_tokens": lambda least: lambda facts: facts.reaches(least),
     "max_tokens": lambda most: lambda facts: not facts.reaches(most + 1),
-    "min_input_tokens": lambda least: lambda facts: facts.longest_input >= least,
-    "max_input_tokens": lambda most: lambda facts: facts.longest_input <= most,
+    "min_input_tokens": lambda least: lambda facts: facts.longest_reaches(least),
+    "max_input_tokens": lambda most: lambda facts: not facts.longest_reaches(most + 1),
     "keywords": _keywords(attrgetter("lowered_user")),
     "system_keywords": _keywords(attrgetter("lowered_system")),
     "any_keywords": _keywords(attrgetter("lowered")),

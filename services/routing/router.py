@@ -17,7 +17,7 @@ from .balancer import Strategy
 from .endpoint import DEFAULT_POOL, UNSAID, Endpoint
 from .facts import Facts
 from .pool import Selection
-from .route import Check, Mode, Route, Search, checks_of
+from .route import OF_TEXT, Check, Mode, Route, Search, checks_of
 
 TOO_SMALL: Final = "too small"  #: how the reason begins of an endpoint whose context is too short
 
@@ -123,15 +123,23 @@ class Rule:
         """
         for name, check in self.checks:
             try:
-                if not check(facts):
-                    return name
+                if check(facts):
+                    continue
             except Exception as error:
                 raise Undecided(_problem(name, error)) from error
+            if facts.is_unread and name in OF_TEXT:
+                raise Undecided(f"its {name} cannot be looked for: not all of the request can be read as text")
+            return name
         return None
 
 
 class Undecided(Exception):  # noqa: N818  # never leaves this module
     """A condition that could not be looked at, and why."""
+
+
+def may_mean(facts: Facts) -> bool:
+    """Whether the meaning of its text may decide. That of a text that is itself asked about for routing may not."""
+    return not facts.wanted.is_for_routing and bool(facts.user.strip())
 
 
 def _problem(name: str, error: Exception) -> str:
@@ -178,6 +186,7 @@ class Router:
         self._followed = tuple(rule for rule in self.rules if not rule.is_shadow)
         self.has_shadows = len(self._followed) < len(self.rules)
         self._house = _House((), self._pools)
+        self._ever_served: frozenset[str] = frozenset()
 
     def _demanded(self, route: Route) -> frozenset[str] | None:
         pool = self._pools.get(route.pool)
@@ -215,7 +224,8 @@ class Router:
             NoRoute: no endpoint can and may have it.
         """
         house = self._housed(endpoints)
-        named = house.named(facts.model)
+        # Also of a pool that has lost its endpoints: what was meant for it is meant for no other.
+        named = facts.model if facts.model in self._ever_served and facts.model != DEFAULT_POOL else None
         trust = facts.wanted.trust
         troubles: list[Trouble] = []
         passed: dict[str, str] = {}
@@ -230,10 +240,12 @@ class Router:
             except Undecided as error:
                 problem = str(error)
             if rule.is_semantic and problem is None:
-                if facts.wanted.is_for_routing or not facts.user.strip():
-                    continue
+                if not may_mean(facts) or (named is not None and rule.trust is None):
+                    continue  # where the request chose its pool, only a boundary is a matter of meaning
                 if scores is None:
-                    return Unscored(text=facts.user, trust=self.trust_to_ask(trust, with_shadows=with_shadows))
+                    chosen = self._pools.get(named or DEFAULT_POOL)
+                    own = both(trust, chosen.trust if chosen is not None else None)
+                    return Unscored(text=facts.user, trust=self.trust_to_ask(own, with_shadows=with_shadows))
                 problem = scores.problem
                 if problem is None and scores.by_route.get(rule.name, -1.0) < rule.route.threshold:
                     continue
@@ -272,16 +284,23 @@ class Router:
         return Decision(choice=larger, route=rule.name) if larger is not None and is_too_long else None
 
     def trust_to_ask(self, trust: frozenset[str] | None, *, with_shadows: bool) -> frozenset[str] | None:
-        """What the embedding of a text demands: who may not have the text may not judge it either."""
+        """What the embedding of a text demands: who may not have the text may not judge it either.
+
+        Args:
+            trust: what the request demands. Where a route demands what that excludes, it alone says who may have the
+                text.
+        """
+        demanded = trust
         for rule in self.rules if with_shadows else self._followed:
             if rule.is_semantic:
-                trust = both(trust, rule.trust)
-        return trust
+                demanded = both(demanded, rule.trust)
+        return trust if trust is not None and not demanded else demanded
 
     def _housed(self, endpoints: tuple[Endpoint, ...]) -> _House:
         house = self._house
         if house.endpoints is not endpoints:
             house = self._house = _House(endpoints, self._pools)
+            self._ever_served |= house.names
         return house
 
 
@@ -303,9 +322,10 @@ class _House:
         everywhere = len(served) == 1 and len(self._members[DEFAULT_POOL]) == len(endpoints)
         self.is_plain = everywhere and DEFAULT_POOL in self._whole and default == NamedPool(name=DEFAULT_POOL)
 
-    def named(self, model: str | None) -> str | None:
-        """The pool that a request names in the place of a model. Many servers call a model of theirs `default`."""
-        return model if model in self._pools and model != DEFAULT_POOL else None
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the pools. Many servers call a model of theirs `default`: in the place of a model that names none."""
+        return frozenset(self._pools)
 
     def choice(self, name: str, facts: Facts, trust: frozenset[str] | None) -> Choice:
         """Which endpoints of the pool can and may have the request; maybe none."""
@@ -358,7 +378,7 @@ _A: Final = {"image": "an image", "audio": "audio", "file": "a file"}
 
 def _exceeds(facts: Facts, length: int) -> bool:
     if facts.inputs:
-        return facts.longest_input > length
+        return facts.longest_reaches(length + 1)
     room = length - facts.max_output_tokens
     return room < 0 or facts.reaches(room + 1)
 

@@ -49,6 +49,7 @@ from .written import Written
 FAILED = (*BROKEN, NoToken, httpcore2.UnsupportedProtocol)  #: what may go wrong in an attempt
 
 STALE_S = 1.0  #: far more than a round trip
+ROUTING_S = 5.0  #: of an embedding that decides where a text goes: one that comes late serves the next request
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _KNOWN_PATHS = 1000  #: a caller who makes up paths fills no memory
 
@@ -161,6 +162,8 @@ class Asked:
         self.only = next((value for name, value in call.asks if name == "only"), None) if call.asks else None
         block = wanted()
         self.wanted = block.and_also(*asks_of(call)) if call.asks else block
+        if self.wanted.is_for_routing:  # whoever asked waits no longer; a server that hangs must not hold its thread
+            self.patience_s = min(self.patience_s or ROUTING_S, ROUTING_S)
         self.question: Question | None = None
         self.among: Selection | None = None
 
@@ -168,6 +171,10 @@ class Asked:
     def decision(self) -> Decision | None:
         """Where it goes; None where every endpoint may have it."""
         return None if self.question is None else self.question.decision
+
+    def routing_s(self, limit_s: float) -> float:
+        """How long the decision may take: half of what the caller gives is for the answer."""
+        return limit_s if self.patience_s is None else min(limit_s, self.patience_s / 2)
 
     def ends_at_s(self, deadline_s: float) -> float:
         """When it is over, where it may take so long and its caller does not say less."""

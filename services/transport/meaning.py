@@ -54,7 +54,7 @@ class Meaning:
     Args:
         routes: those with examples, by their names.
         embed, async_embed: what embeds texts. They may hang: the former holds up one of few threads, until it ends.
-        limit_s: how long a question may take at most.
+        limit_s: how long a question may take at most; also an attribute.
         clock: monotonic, in seconds; says when the examples are tried again.
     """
 
@@ -69,7 +69,7 @@ class Meaning:
     ) -> None:
         with no_fork_meanwhile():  # and not at the first question, of whose limit the import would take the most
             import numpy  # noqa: F401
-        self._embed, self._async_embed, self._limit_s = embed, async_embed, limit_s
+        self._embed, self._async_embed, self.limit_s = embed, async_embed, limit_s
         self._examples = _SharedExamples(Layout(routes), clock)
         self._remembered = Remembered()
         self._threads = Threads("llmwire meaning", most=MAX_THREADS, most_waiting=MAX_WAITING)
@@ -83,7 +83,7 @@ class Meaning:
             trust: what its embedding demands.
             limit_s: in the place of the usual one, where no request waits.
         """
-        limit_s = self._limit_s if limit_s is None else limit_s
+        limit_s = self.limit_s if limit_s is None else limit_s
         ends_at_s = time.monotonic() + limit_s
         direction, examples = self._sought(text, trust, self._send, None)
         try:
@@ -93,19 +93,20 @@ class Meaning:
             _stop(direction)
         return self._compared(direction.value, examples.value, limit_s)
 
-    async def async_scores(self, text: str, trust: frozenset[str] | None) -> Scores:
+    async def async_scores(self, text: str, trust: frozenset[str] | None, *, limit_s: float | None = None) -> Scores:
         """As `scores`."""
+        limit_s = self.limit_s if limit_s is None else limit_s
         direction, examples = self._sought(text, trust, self._async_send, asyncio.get_running_loop())
         try:
             # Never waits for the embedder itself, which may swallow a cancellation.
-            async with asyncio.timeout(self._limit_s):
+            async with asyncio.timeout(limit_s):
                 if not isinstance(await direction.wait_async(), str):
                     await examples.wait_async()
         except TimeoutError:
             pass
         finally:
             _stop(direction)
-        return self._compared(direction.value, examples.value, self._limit_s)
+        return self._compared(direction.value, examples.value, limit_s)
 
     def scored_later(self, text: str, trust: frozenset[str] | None, then: Callable[[Scores], object]) -> None:
         """Have the scores told when they are there, on a thread. Forgotten where too many wait."""

@@ -23,7 +23,7 @@ from .connections import AsyncConnections, Connections
 from .course import Course
 from .deadline import watched
 from .drive import drive, drive_async
-from .facade import FAILED, Facade, Sending, Traffic, closed_meanwhile
+from .facade import FAILED, Asked, Facade, Sending, Traffic, closed_meanwhile
 from .hedged import drive_hedged, drive_hedged_async
 from .identity import token_of, token_threads
 from .nonblocking import GOODBYE_S, AsyncAnswer, AsyncConnectionPool
@@ -46,7 +46,7 @@ class PoolTransport(Facade, httpx2.BaseTransport):
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
         asked = self.asked(request)
         if asked.question is not None:
-            self._settle(asked.question)
+            self._settle(asked, asked.question)
         story, sending = self.begin(asked)
         if isinstance(story, Hedge):
             ending = drive_hedged(story, lambda send, cut: self._carried_out(sending(send).to_be_cut_by(cut)))
@@ -54,11 +54,14 @@ class PoolTransport(Facade, httpx2.BaseTransport):
             ending = drive(story, lambda send: self._carried_out(sending(send)))
         return self.concluded(asked, ending)
 
-    def _settle(self, question: Question) -> None:
+    def _settle(self, asked: Asked, question: Question) -> None:
         """Have the meaning of its text decide, where that is to be; and see what routes in shadow mode would do."""
         meaning = self._traffic.router.meaning
         if question.open is not None:
-            question.settle(meaning.scores(*question.open) if meaning is not None else NO_MEANING)
+            scores = NO_MEANING
+            if meaning is not None:
+                scores = meaning.scores(*question.open, limit_s=asked.routing_s(meaning.limit_s))
+            question.settle(scores)
         if (unscored := question.shadow()) is not None and meaning is not None:
             meaning.scored_later(*unscored, question.shadow)
 
@@ -143,7 +146,7 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
         asked = self.asked(request)
         if asked.question is not None:
-            await self._settle(asked.question)
+            await self._settle(asked, asked.question)
         story, sending = self.begin(asked)
         if isinstance(story, Hedge):
             ending = await drive_hedged_async(story, lambda send: self._carried_out(sending(send)))
@@ -151,10 +154,13 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
             ending = await drive_async(story, lambda send: self._carried_out(sending(send)))
         return self.concluded(asked, ending)
 
-    async def _settle(self, question: Question) -> None:
+    async def _settle(self, asked: Asked, question: Question) -> None:
         meaning = self._traffic.router.meaning
         if question.open is not None:
-            question.settle(await meaning.async_scores(*question.open) if meaning is not None else NO_MEANING)
+            scores = NO_MEANING
+            if meaning is not None:
+                scores = await meaning.async_scores(*question.open, limit_s=asked.routing_s(meaning.limit_s))
+            question.settle(scores)
         if (unscored := question.shadow()) is not None and meaning is not None:
             meaning.async_scored_later(*unscored, question.shadow)
 

@@ -108,6 +108,7 @@ def facts_of(
         given_tokens=said.given_tokens,
         longest_given=said.longest_given,
         extra_bytes=said.extra_bytes,
+        is_unread=said.given_tokens > 0 or (body is None and bool(call.content) and call.kind in _READERS),
         wanted=wanted,
         count_tokens=count_tokens,
         detect_language=detect_language,

@@ -266,3 +266,17 @@ class TestBody:
 
         with pytest.raises(ValueError, match="no JSON"):
             facts_of(read_body=body).body  # noqa: B018  # to look at it is the act
+
+
+def test_whether_the_longest_input_reaches_a_size_is_found_out_by_counting_none_that_is_shorter():
+    counted = []
+
+    def count(text):
+        counted.append(text)
+        return 7
+
+    facts = Facts(function="embedding", texts=["short", "x" * 40], inputs=2, count_tokens=count)
+
+    assert facts.longest_reaches(7)
+    assert not facts.longest_reaches(8)
+    assert "short" not in counted

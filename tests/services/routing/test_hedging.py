@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmwire.services.routing.failover import CallSpec, Ending, Rest, Send, Wish, failover
 from llmwire.services.routing.hedging import CAP, MIN_SAMPLES, SAMPLES, Hedge, Hedging
+from llmwire.services.routing.outcome import Blame, Outcome
 
 from .actors import BAD_GATEWAY, CALLERS, LOST, REFUSED, SERVED, Clock, Drawn, busy
 from .test_canary import Embedding
@@ -449,3 +450,15 @@ def test_a_call_that_is_not_hedged_fails_over_as_ever():
     assert following.lease.endpoint.name == ("b" if name == "a" else "a")
     assert not lane.hedge.is_hedged
     first.close()
+
+
+def test_a_story_that_is_too_long_for_its_endpoint_leaves_the_call_to_the_other_which_may_ask_a_larger_one():
+    def story_of(wish):
+        yield from ()
+
+    hedge = Hedge(Hedging(0.05, threading.Lock), Wish(ends_at_s=9.0), story_of, size_bytes=10, clock=lambda: 0.0)
+    refused = Outcome(blame=Blame.CALLER, label="400", status=400)
+    too_long = Outcome(blame=Blame.CALLER, label="400", status=400, is_too_long=True)
+
+    assert hedge.is_over([Ending(refused, None, [])])
+    assert not hedge.is_over([Ending(too_long, None, [])])

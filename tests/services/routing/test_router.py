@@ -13,7 +13,7 @@ from llmwire.services.errors import NoRoute
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import DEFAULT_POOL, Abilities
 from llmwire.services.routing.facts import Facts
-from llmwire.services.routing.route import Mode, Route
+from llmwire.services.routing.route import MOST_SLOW, Mode, Route
 from llmwire.services.routing.router import (
     Decision,
     NamedPool,
@@ -397,7 +397,16 @@ class TestSemantic:
         )
 
         assert router.decide(facts_of(user="?"), self.ENDPOINTS).trust == {"local"}
-        assert router.decide(facts_of(user="?", trust=["eu"]), self.ENDPOINTS).trust == frozenset()
+        assert router.decide(facts_of(user="?", trust=["local", "eu"]), self.ENDPOINTS).trust == {"local"}
+
+    def test_where_a_route_demands_what_the_call_excludes_what_the_call_demands_is_enough(self):
+        router = a_router(replace(self.LAW, trust=("local",)))
+        endpoints = (one_in("default", trust="eu"), one_in("law", trust="local"))
+
+        assert router.decide(facts_of(user="?", trust=["eu"]), endpoints).trust == {"eu"}
+        assert where(router, endpoints, Scores(by_route={"law": 0.1}), user="?", trust=["eu"])[0] == "default"
+        with pytest.raises(NoRoute):
+            goes(router, endpoints, Scores(by_route={"law": 0.9}), user="?", trust=["eu"])
 
     def test_and_where_a_route_that_was_passed_over_allows(self):
         router = a_router(Route(pool="empty", trust=("local",)), self.LAW)
@@ -869,12 +878,15 @@ class Case:
     def decided(self, router, endpoints=None):
         """The decision, asked for as a call asks for it; the reasons where there is none."""
         endpoints = self.endpoints if endpoints is None else endpoints
+        may_embed, facts = Oracle(self, endpoints).labels_that_may_embed(), self.facts
         try:
-            asked = router.decide(self.facts, endpoints, with_shadows=self.with_shadows)
+            asked = router.decide(facts, endpoints, with_shadows=self.with_shadows)
             if isinstance(asked, Unscored):
                 assert asked.text == self.said["user"]
-                assert self.trust is None or asked.trust <= self.trust
-                asked = router.decide(self.facts, endpoints, scores=self.scores, with_shadows=self.with_shadows)
+                assert labels_that_meet(asked.trust) == may_embed
+                asked = router.decide(facts, endpoints, scores=self.scores, with_shadows=self.with_shadows)
+            else:
+                assert may_embed is None
         except NoRoute as error:
             return error
         assert isinstance(asked, Decision)
@@ -884,16 +896,16 @@ class Case:
 class Oracle:
     """Decides a case the long way: what is allowed is a list of demands, each of which an endpoint must meet."""
 
-    def __init__(self, case):
-        self.case = case
-        self.demands = [] if case.trust is None else [case.trust]
+    def __init__(self, case, endpoints=None):
+        self.case, self.endpoints = case, case.endpoints if endpoints is None else endpoints
+        self.demands = []
+        self.searched = {}  #: what each pattern found, by the name of its route
         self.tokens = sum(-(-len(text.encode()) // 4) for text in case.said["texts"])
         self.tokens += 4 * case.said["messages"] + 765 * case.said["images"]
 
     def is_trusted(self, endpoint, pool):
-        settled = self.case.pools.get(pool)
-        own = [] if settled is None or settled.trust is None else [settled.trust]
-        return all(endpoint.trust is not None and endpoint.trust in demand for demand in [*self.demands, *own])
+        demands = [*self.demands, *self.demands_of_pool(pool)]
+        return all(endpoint.trust is not None and endpoint.trust in demand for demand in demands)
 
     def is_too_long_for(self, endpoint):
         length = endpoint.abilities.context_length
@@ -910,7 +922,7 @@ class Oracle:
         )
 
     def serving(self, pool):
-        return [endpoint for endpoint in self.case.endpoints if pool in endpoint.pools]
+        return [endpoint for endpoint in self.endpoints if pool in endpoint.pools]
 
     def may_have_it(self, pool):
         return {one.name for one in self.serving(pool) if self.is_trusted(one, pool) and self.can(one)}
@@ -919,13 +931,14 @@ class Oracle:
         modes = {route.mode, self.case.mode}
         return Mode.OFF not in modes and (self.case.with_shadows or Mode.SHADOW not in modes)
 
+    def looked_at(self):
+        """Routes and their conditions, in the operator's order."""
+        both = zip(self.case.routes, self.case.conditions, strict=True)
+        return [(route, conditions) for route, conditions in both if self.is_looked_at(route)]
+
     def in_order(self):
-        """Routes and their conditions; a run of semantic ones by their scores."""
-        looked_at = [
-            (route, conditions)
-            for route, conditions in zip(self.case.routes, self.case.conditions, strict=True)
-            if self.is_looked_at(route)
-        ]
+        """The same; a run of semantic ones by their scores."""
+        looked_at = self.looked_at()
         while looked_at:
             run = 1
             while looked_at[0][0].is_semantic and run < len(looked_at) and looked_at[run][0].is_semantic:
@@ -937,46 +950,108 @@ class Oracle:
     def score(self, route):
         return self.case.scores.by_route.get(route.name, -1.0)
 
-    def says(self, route, conditions):
-        """Whether a route holds; None where nobody can tell. Patterns and predicates, that may fail, come last."""
+    def are_met(self, route, conditions):
+        """Whether all are; None where nobody can tell. Patterns and predicates, that may fail, come last."""
         for condition in sorted(
             conditions,
             key=lambda one: ("pattern", "predicate").index(one.name) if one.name in ("pattern", "predicate") else -1,
         ):
-            if condition.says is not True:
-                return condition.says
-        if not route.is_semantic:
-            return True
-        if self.case.is_for_routing or not self.case.said["user"].strip():
+            says = self.finds(route, condition) if condition.name == "pattern" else condition.says
+            if says is not True:
+                return says
+        return True
+
+    def finds(self, route, condition):
+        """A pattern is looked for once; and after two slow ones no other is."""
+        if route.name not in self.searched:
+            if list(self.searched.values()).count(None) == MOST_SLOW:
+                return None
+            self.searched[route.name] = condition.says
+        return self.searched[route.name]
+
+    def may_mean(self, route):
+        """Whether meaning is asked for on its behalf: of a request that names a pool only where trust hangs on it."""
+        is_of_use = self.named() is None or self.demands_of(route)
+        return is_of_use and not self.case.is_for_routing and self.case.said["user"].strip() != ""
+
+    def says(self, route, conditions):
+        """Whether a route holds; None where nobody can tell."""
+        met = self.are_met(route, conditions)
+        if met is not True or not route.is_semantic:
+            return met
+        if not self.may_mean(route):
             return False
         return None if self.case.scores.problem else self.score(route) >= route.threshold
 
+    def demands_of_call(self):
+        return [] if self.case.trust is None else [self.case.trust]
+
+    def demands_of_pool(self, name):
+        settled = self.case.pools.get(name)
+        return [] if settled is None or settled.trust is None else [settled.trust]
+
+    def demands_of(self, route):
+        return self.demands_of_pool(route.pool) + ([frozenset(route.trust)] if route.trust else [])
+
+    def named(self):
+        """The pool that the request names."""
+        served = {*self.case.pools, *(name for endpoint in self.endpoints for name in endpoint.pools)}
+        model = self.case.said["model"]
+        return model if model in served and model != DEFAULT_POOL else None
+
+    def followed(self, route):
+        """The pool that a route that holds leads to, and who may have it, and the same of the larger pool; or None."""
+        here, larger = self.may_have_it(route.pool), set()
+        if route.on_context_length is not None:
+            larger = self.may_have_it(route.on_context_length)
+        if here:
+            return route.pool, here, (route.on_context_length, larger) if larger else None
+        trusted = [one for one in self.serving(route.pool) if self.is_trusted(one, route.pool)]
+        if larger and any(map(self.is_too_long_for, trusted)):
+            return route.on_context_length, larger, None
+        return None
+
     def decide(self):
         """The route, the pool, who may have it, and the same of the larger pool; None for these where nobody may."""
-        model = self.case.said["model"]
-        served = {*self.case.pools, *(name for endpoint in self.case.endpoints for name in endpoint.pools)}
-        named = model if model in served and model != DEFAULT_POOL else None
-        for route, conditions in self.in_order():
+        named, is_asked = self.named(), self.labels_that_may_embed() is not None
+        self.demands = self.demands_of_call()
+        for route, conditions in self.in_order() if is_asked else self.looked_at():
             says = self.says(route, conditions)
             if says is False:
                 continue
-            self.demands += [frozenset(route.trust)] if route.trust else []
-            settled = self.case.pools.get(route.pool)
-            self.demands += [settled.trust] if settled is not None and settled.trust is not None else []
+            self.demands += self.demands_of(route)
             if says is None:
                 continue
             if named is not None:
                 break
-            here, larger = self.may_have_it(route.pool), set()
-            if route.on_context_length is not None:
-                larger = self.may_have_it(route.on_context_length)
-            if here:
-                return route.name, route.pool, here, (route.on_context_length, larger) if larger else None
-            trusted = [one for one in self.serving(route.pool) if self.is_trusted(one, route.pool)]
-            if larger and any(map(self.is_too_long_for, trusted)):
-                return route.name, route.on_context_length, larger, None
+            if (followed := self.followed(route)) is not None:
+                return route.name, *followed
         pool = named or DEFAULT_POOL
         return None, pool, self.may_have_it(pool), None
+
+    def labels_that_may_embed(self):
+        """Of those whose endpoints may have the text before it is known what it means; None where that is not asked."""
+        self.demands = self.demands_of_call()
+        for route, conditions in self.looked_at():
+            met = self.are_met(route, conditions)
+            if met is False or (met is True and route.is_semantic and not self.may_mean(route)):
+                continue
+            if met is True and route.is_semantic:
+                own = self.demands + self.demands_of_pool(self.named() or DEFAULT_POOL)
+                semantic = [one for one, _ in self.looked_at() if one.is_semantic]
+                of_routes = [demand for one in semantic for demand in self.demands_of(one)]
+                # A route that excludes all whom the request may be given to has no say: nothing of it goes there.
+                return labels_that_meet(*own, *of_routes) or (labels_that_meet(*own) if own else set())
+            self.demands += self.demands_of(route)
+            if met is True and (self.named() is not None or self.followed(route) is not None):
+                return None
+        return None
+
+
+def labels_that_meet(*demands):
+    """None stands for an endpoint without a label, which only no demand lets in."""
+    demands = [demand for demand in demands if demand is not None]
+    return {label for label in (None, *LABELS) if all(label is not None and label in demand for demand in demands)}
 
 
 def some_subset(values, **size):
@@ -1126,7 +1201,8 @@ def test_the_same_request_is_decided_in_the_same_way_by_the_same_router_and_by_a
     router = case.router
     first = outline(case.decided(router))
 
-    others = (an_endpoint("other", pools=("big",)),)
+    served = sorted({name for endpoint in case.endpoints for name in endpoint.pools})
+    others = (an_endpoint("other", pools=tuple(served)),)
     assert outline(case.decided(router, others)) == outline(case.decided(case.router, others))
 
     assert outline(case.decided(router)) == first
@@ -1150,3 +1226,103 @@ def test_who_demands_more_is_never_given_an_endpoint_that_does_not_have_it(case,
     if isinstance(decided, Decision):
         names = decided.choice.among.names | (decided.larger.among.names if decided.larger else frozenset())
         assert {endpoint.trust for endpoint in case.endpoints if endpoint.name in names} == {label}
+
+
+class TestWhoMayJudgeAText:
+    ENDPOINTS = (one_in("default", "abroad"), one_in("private", "home", trust="local"), one_in("law", "court"))
+    LAW = Route(pool="law", name="law", examples=("lease",))
+
+    def test_a_request_that_names_a_pool_is_not_embedded_where_no_trust_depends_on_it(self):
+        router = a_router(self.LAW, pools=[NamedPool(name="private", trust=frozenset({"local"}))])
+
+        assert where(router, self.ENDPOINTS, model="private", user="secret")[0] == "private"
+
+    def test_what_the_named_pool_demands_the_embedding_demands_too(self):
+        router = a_router(
+            replace(self.LAW, trust=("local", "eu")), pools=[NamedPool(name="private", trust=frozenset({"local"}))]
+        )
+
+        asked = router.decide(facts_of(model="private", user="secret"), self.ENDPOINTS)
+
+        assert asked == Unscored(text="secret", trust=frozenset({"local"}))
+
+    def test_a_caller_whose_demand_a_route_excludes_says_alone_who_may_have_the_text(self):
+        router = a_router(replace(self.LAW, trust=("local",)))
+
+        assert router.decide(facts_of(user="secret", trust=["eu"]), self.ENDPOINTS).trust == {"eu"}
+
+
+def test_the_name_of_a_pool_that_lost_its_endpoints_is_no_model_of_others():
+    router = a_router()
+    router.decide(facts_of(model="private"), (one_in("default", "abroad"), one_in("private", "home")))
+
+    with pytest.raises(NoRoute, match="pool private"):
+        router.decide(facts_of(model="private"), (one_in("default", "abroad"),))
+
+
+class TestWhatCannotBeRead:
+    ENDPOINTS = (one_in("default", "abroad"), one_in("home", trust="local"))
+
+    @pytest.mark.parametrize("condition", [{"any_keywords": ("patient",)}, {"pattern": "x"}, {"language": ("de",)}])
+    def test_a_route_that_looks_for_a_text_cannot_be_decided_and_its_boundary_holds(self, condition):
+        router = a_router(Route(pool="home", name="private", trust=("local",), **condition))
+
+        with pytest.raises(NoRoute) as caught:
+            router.decide(facts_of(is_unread=True, given_tokens=5), self.ENDPOINTS)
+
+        assert "not all of the request can be read as text" in caught.value.undecided["private"]
+
+    def test_what_is_found_in_the_rest_of_it_decides(self):
+        router = a_router(Route(pool="home", any_keywords=("patient",)))
+
+        assert where(router, self.ENDPOINTS, is_unread=True, texts=["a patient"])[0] == "home"
+
+    def test_other_conditions_are_decided(self):
+        router = a_router(Route(pool="home", has_tools=True))
+
+        assert where(router, self.ENDPOINTS, is_unread=True)[0] == "default"
+
+
+def test_after_two_slow_searches_a_request_pays_for_no_further_one():
+    searched = []
+
+    def compile_pattern(pattern):
+        def search(text):
+            searched.append(pattern)
+            raise TimeoutError
+
+        return search
+
+    router = Router([Route(pool="default", pattern=f"{n}") for n in range(20)], compile_pattern=compile_pattern)
+
+    decided = router.decide(facts_of(user="x"), (one_in("default"),))
+
+    assert len(searched) == 2
+    assert len(decided.troubles) == 20
+
+
+def test_a_search_is_made_once_however_often_its_request_is_decided():
+    searched = []
+
+    def compile_pattern(pattern):
+        def search(text):
+            searched.append(pattern)
+            if pattern == SLOW:
+                raise TimeoutError
+            return pattern in text
+
+        return search
+
+    routes = [
+        Route(pool="big", pattern=SLOW),
+        Route(pool="big", examples=("Sue them.",)),
+        Route(pool="small", pattern="secret"),
+    ]
+    router = Router(routes, compile_pattern=compile_pattern)
+    facts, endpoints = facts_of(user="a secret"), one_each("default", "big", "small")
+    assert isinstance(router.decide(facts, endpoints), Unscored)
+
+    decisions = [router.decide(facts, endpoints, scores=Scores()) for _ in range(3)]
+
+    assert {decision.choice.pool.name for decision in decisions} == {"small"}
+    assert searched == [SLOW, "secret"]

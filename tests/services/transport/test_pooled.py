@@ -362,11 +362,13 @@ class Meaning:
     def __init__(self, **by_route):
         self._scores, self.asked, self.later = Scores(by_route=by_route), [], []
 
-    def scores(self, text, trust):
+    limit_s = 0.15
+
+    def scores(self, text, trust, *, limit_s):
         self.asked.append((text, trust, PoolTransport))
         return self._scores
 
-    async def async_scores(self, text, trust):
+    async def async_scores(self, text, trust, *, limit_s):
         self.asked.append((text, trust, AsyncPoolTransport))
         return self._scores
 
