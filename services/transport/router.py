@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 
 
 NO_MEANING: Final = Scores(problem="there is no embedding endpoint to ask")
-
-
+NOT_ASKED: Final = Scores(problem="nothing hangs on the meaning of this text, so it was not embedded")
 EXPLAIN_S: Final = 10.0  #: for the embedding, where nobody's request waits: the client may have to be built first
 
 
@@ -100,12 +100,19 @@ class LaneRouter:
         with routed(tags=tags, trust=trust):
             call, asked = _call_of(request, self.function), wanted()
         facts = self.facts(call, asked.and_also(*asks_of(call)))
-        scores = NO_MEANING if self.meaning is None else Scores()
-        if self.meaning is not None and facts.user.strip():
-            trust_to_ask = self.router.trust_to_ask(facts.wanted.trust, with_shadows=True)
-            scores = self.meaning.scores(facts.user, trust_to_ask, limit_s=EXPLAIN_S)
         health = {state.name: str(state.health) for state in self.pool.snapshot()}
-        return explained(self.router, facts, self.pool.endpoints, scores=scores, health=health)
+        return explained(self.router, facts, self.pool.endpoints, scores=self._scores(facts), health=health)
+
+    def _scores(self, facts: Facts) -> Scores:
+        """Of a text whose meaning would decide, or would if shadows were followed: no other one is embedded."""
+        if self.meaning is None:
+            return NO_MEANING
+        for with_shadows in (False, True):
+            with suppress(NoRoute):
+                asked = self.router.decide(facts, self.pool.endpoints, with_shadows=with_shadows)
+                if isinstance(asked, Unscored):
+                    return self.meaning.scores(asked.text, asked.trust, limit_s=EXPLAIN_S)
+        return NOT_ASKED
 
     def facts(self, call: Call, wanted: Wanted) -> Facts:
         """What the request says."""

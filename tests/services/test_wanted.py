@@ -29,7 +29,9 @@ class TestRouted:
             assert wanted() == Wanted(tags=labels("cheap"), trust=labels("eu"))
 
     @pytest.mark.parametrize(
-        "written", ["eu, cheap", ["eu", "cheap"], {"cheap", "eu"}, (" eu ", "cheap", " ")], ids=str
+        "written",
+        ["eu, cheap", ["eu", "cheap"], {"cheap", "eu"}, (" eu ", "cheap", " ")],
+        ids=["text", "list", "set", "tuple"],
     )
     def test_words_are_a_list_or_a_text_with_commas(self, written):
         with routed(tags=written, trust=written):

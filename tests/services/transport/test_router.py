@@ -471,6 +471,16 @@ def test_an_explanation_embeds_the_user_s_text_with_more_time_than_a_request_has
     assert [rule.score for rule in found.rules] == [0.75]
 
 
+def test_an_explanation_embeds_no_text_that_a_request_would_not_embed():
+    meaning = Meaning(Scores(by_route={"maths": 0.75}))
+    private = Route(name="private", pool=LONG, keywords=("hello",))
+
+    found = Lane(private, MATHS, meaning=meaning).router.explain(CHAT)
+
+    assert meaning.asked == []
+    assert found.route == "private"
+
+
 def test_a_request_without_a_text_is_explained_without_its_meaning():
     meaning = Meaning(Scores(by_route={"maths": 0.75}))
 
