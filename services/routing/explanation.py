@@ -1,4 +1,4 @@
-"""Why a request goes where it goes: every route, what it said, and who may have the request. Pure."""
+"""Why a request goes where it goes: the routes, what each said, and who may have the request. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RouteExplanation:
         route: the one that decided; None where none did.
         is_named: the request names the pool itself, in the place of a model.
         tokens: about how many the request has.
-        rules: every route, in their order.
+        rules: every route that is not off, in their order.
         candidates: the endpoints that may have it, with their health, in the operator's order.
         left_out: why others of the pool may not, by their names.
         larger: the pool to ask where it turns out to be too long.

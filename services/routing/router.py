@@ -62,6 +62,7 @@ class Decision:
         route: the name of the one that decided; None where none did.
         is_named: the request names the pool itself, in the place of a model.
         larger: where it may go if it turns out to be too long.
+        trust: what was demanded in all: of the endpoints, and of whoever else is given the text.
         troubles: routes that could not be decided.
         passed: why no endpoint of its pool could have the request, by the names of routes that held.
     """
@@ -70,6 +71,7 @@ class Decision:
     route: str | None = None
     is_named: bool = False
     larger: Choice | None = None
+    trust: frozenset[str] | None = None
     troubles: tuple[Trouble, ...] = ()
     passed: Mapping[str, str] = field(default_factory=dict)
 
@@ -245,7 +247,7 @@ class Router:
                 if scores is None:
                     chosen = self._pools.get(named or DEFAULT_POOL)
                     own = both(trust, chosen.trust if chosen is not None else None)
-                    return Unscored(text=facts.user, trust=self.trust_to_ask(own, with_shadows=with_shadows))
+                    return Unscored(text=facts.user, trust=self._trust_to_ask(own, with_shadows=with_shadows))
                 problem = scores.problem
                 if problem is None and scores.by_route.get(rule.name, -1.0) < rule.route.threshold:
                     continue
@@ -268,6 +270,7 @@ class Router:
         return Decision(
             choice=choice,
             is_named=named is not None,
+            trust=both(trust, choice.pool.trust),
             troubles=tuple(troubles),
             passed=passed,
         )
@@ -279,11 +282,13 @@ class Router:
         if larger is not None and not larger.among.names:
             larger = None
         if choice.among.names:
-            return Decision(choice=choice, route=rule.name, larger=larger)
+            return Decision(choice=choice, route=rule.name, larger=larger, trust=trust)
         is_too_long = any(why.startswith(TOO_SMALL) for why in choice.among.left_out.values())
-        return Decision(choice=larger, route=rule.name) if larger is not None and is_too_long else None
+        if larger is None or not is_too_long:
+            return None
+        return Decision(choice=larger, route=rule.name, trust=trust)
 
-    def trust_to_ask(self, trust: frozenset[str] | None, *, with_shadows: bool) -> frozenset[str] | None:
+    def _trust_to_ask(self, trust: frozenset[str] | None, *, with_shadows: bool) -> frozenset[str] | None:
         """What the embedding of a text demands: who may not have the text may not judge it either.
 
         Args:

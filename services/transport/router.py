@@ -107,11 +107,13 @@ class LaneRouter:
         """Of a text whose meaning would decide, or would if shadows were followed: no other one is embedded."""
         if self.meaning is None:
             return NO_MEANING
-        for with_shadows in (False, True):
-            with suppress(NoRoute):
-                asked = self.router.decide(facts, self.pool.endpoints, with_shadows=with_shadows)
-                if isinstance(asked, Unscored):
-                    return self.meaning.scores(asked.text, asked.trust, limit_s=EXPLAIN_S)
+        with suppress(NoRoute):
+            asked = self.router.decide(facts, self.pool.endpoints)
+            if isinstance(asked, Decision):
+                would = self.router.decide(facts, self.pool.endpoints, with_shadows=True)
+                asked = _bounded(would, asked) if isinstance(would, Unscored) else asked
+            if isinstance(asked, Unscored):
+                return self.meaning.scores(*asked, limit_s=EXPLAIN_S)
         return NOT_ASKED
 
     def facts(self, call: Call, wanted: Wanted) -> Facts:
@@ -171,7 +173,7 @@ class Question:
         except NoRoute as error:
             would = error
         if isinstance(would, Unscored):
-            return would
+            return _bounded(would, self.decision)
         self._tell(would, is_shadow=True)
         return None
 
@@ -203,6 +205,11 @@ class Question:
             took_s=time.perf_counter() - self._began_at_s,
         )
         tell(listener, event)
+
+
+def _bounded(would: Unscored, decided: Decision) -> Unscored:
+    """What a shadow asks, of nobody who may not have the request: it may stand above the route that says so."""
+    return Unscored(text=would.text, trust=both(would.trust, decided.trust))
 
 
 def _undecided(decided: Decision | NoRoute) -> Mapping[str, str]:

@@ -14,9 +14,9 @@ from llmwire.services.routing.budget import Budget, BudgetSpec
 from llmwire.services.routing.canary import CANARY_S, LONG_S, MAX_KINDS, POLL_S, Canaries, may_differ
 from llmwire.services.routing.failover import CallSpec, Rest, Send, Wish, failover
 from llmwire.services.routing.outcome import Blame, Outcome
-from llmwire.services.routing.pool import Pool
+from llmwire.services.routing.pool import Pool, Selection
 
-from .actors import BAD_GATEWAY, CALLERS, LOST, REFUSED, SERVED, Clock, Drawn, an_endpoint, play
+from .actors import BAD_GATEWAY, CALLERS, LOST, REFUSED, SERVED, Clock, Drawn, an_endpoint, busy, play
 
 FOREIGN = Outcome(blame=Blame.ENDPOINT, label="WrongSpace", is_failure=True, disable_s=300.0)
 INTERNAL_ERROR = Outcome(blame=Blame.ENDPOINT, label="500", status=500, is_failure=True)
@@ -210,6 +210,24 @@ def test_while_a_further_one_shows_itself_other_calls_go_to_those_that_have():
 
     assert set(sent) == {"a"}
     story.close()
+
+
+def test_a_call_does_not_wait_for_the_canary_of_one_that_it_may_never_ask():
+    embedding = Embedding("a", "b")
+    embedding.call()
+    embedding.pool.lease(only="a").settle(busy(60), 0.1)
+    while True:
+        other = embedding.story(among=Selection(names=frozenset({"b"})))
+        if other.send(None).is_canary:
+            break
+        other.close()
+
+    sent, ending = embedding.call(among=Selection(names=frozenset({"a"})))
+
+    assert sent == []
+    assert not ending.is_overdue
+    assert set(ending.unavailable.reasons) == {"a"}
+    other.close()
 
 
 def test_a_call_that_waits_longer_than_it_has_time_says_for_what():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -281,6 +282,18 @@ def test_a_shadow_that_would_leave_nobody_is_told_without_a_pool():
 
     assert question.decision.choice.among.names == {PLAIN}
     assert lane.routed() == [(None, "default", False), (None, None, True)]
+
+
+def test_a_shadow_gives_a_text_to_nobody_who_may_not_have_its_request():
+    meaning = Meaning(Scores(by_route={"maths": 0.75}))
+    shadow = replace(MATHS, mode=Mode.SHADOW)
+    lane = Lane(shadow, Route(name="private", pool=EU, trust=(EU,)), meaning=meaning)
+
+    asked = lane.question().shadow()
+    lane.router.explain(CHAT)
+
+    assert asked == Unscored(text="hello", trust=frozenset({EU}))
+    assert meaning.asked == [("hello", frozenset({EU}), EXPLAIN_S)]
 
 
 def test_a_shadow_that_cannot_be_decided_is_told():
