@@ -2,6 +2,7 @@
 
 from llmwire.services.errors import (
     AllEndpointsFailed,
+    BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     InvalidInput,
@@ -22,6 +23,7 @@ from .overriding import overriding
 
 __all__ = [
     "AllEndpointsFailed",
+    "BudgetExceeded",
     "ConfigError",
     "DeadlineExceeded",
     "InvalidInput",

@@ -11,8 +11,9 @@ from dependency_injector import containers, providers
 from llmwire.services.completion import AsyncCompletionService, CompletionService
 from llmwire.services.embedding import AsyncEmbeddingService, EmbeddingService
 from llmwire.services.monitoring.logs import log
+from llmwire.services.monitoring.report import Report
 
-from . import clients
+from . import clients, monitoring
 from .configuration import Document, Environment
 from .explain import Explanation, explain
 from .lifetime import Lazy, shut_down_all
@@ -52,8 +53,19 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
             predicates=predicates.provider,
         )
         named = providers.Callable(clients.named, settings.provider)
-        traffic = Lazy(clients.traffic, settings, listener, predicates, embedder, async_embedder)
+        meter = Lazy(monitoring.meter, function)
+        traffic = Lazy(
+            clients.traffic,
+            settings,
+            listener,
+            meter,
+            predicates,
+            embedder,
+            async_embedder,
+            close=clients.close_traffic,
+        )
         pool = providers.Callable(clients.pool_of, traffic)
+        budgets = providers.Callable(clients.budgets_of, traffic)
         router = providers.Callable(clients.router_of, traffic)
         client = Lazy(clients.openai_client, traffic, close=clients.close, is_closed=clients.is_closed)
         async_client = Lazy(
@@ -73,6 +85,10 @@ class _Methods:
     def explain(self) -> Explanation:
         """The effective value of every setting, where it comes from and what it shadows; keys are masked."""
         return explain(self)
+
+    def report(self) -> Report:
+        """What the endpoints of the functions that were used so far did, what it cost, and how they are now."""
+        return monitoring.report(self)
 
     async def aclose(self) -> None:
         """Close every client that was built, and wait for it."""

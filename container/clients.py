@@ -9,10 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from llmwire.services.errors import ConfigError
-from llmwire.services.events import Listener, tell
+from llmwire.services.events import Listener, Listeners, tell
 from llmwire.services.forking import no_fork_meanwhile, renew_in_child
 from llmwire.services.routing.budget import Budget
 from llmwire.services.routing.pool import Pool, PoolSpec
+from llmwire.services.routing.spending import Spending
 
 from .router import lane_router
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from llmwire.services.routing.endpoint import TokenSource
     from llmwire.services.routing.route import Check
+    from llmwire.services.routing.spending import BudgetState
     from llmwire.services.transport.facade import Traffic
     from llmwire.services.transport.router import LaneRouter
 
@@ -35,6 +37,7 @@ PLACEHOLDER: Final = "held-by-llmwire"
 def traffic(
     settings: FunctionSettings,
     listener: Listener,
+    meter: Listener | None = None,
     predicates: Mapping[str, Check] | None = None,
     embedder: Callable[[], Any] | None = None,
     async_embedder: Callable[[], Any] | None = None,
@@ -42,13 +45,16 @@ def traffic(
     """The pool of a function's endpoints, and what its two clients share beside it. Reports the settings' warnings.
 
     Args:
+        meter: is told too, whoever the listener is.
         predicates: those that routes name.
         embedder, async_embedder: give the services that embed a text whose meaning decides where its request goes.
     """
     with no_fork_meanwhile():
         from llmwire.services.transport.dialect import Ambient
         from llmwire.services.transport.facade import Traffic
+        from llmwire.services.transport.ledger import opened_ledger
 
+    listener = listener if meter is None else Listeners(meter, listener)
     randomness = _Randomness()
     pool = Pool(
         settings.endpoints,
@@ -60,6 +66,10 @@ def traffic(
     )
     renew_in_child(pool)
     renew_in_child(randomness)
+    spending = None
+    if settings.limits:
+        spending = Spending(settings.function, settings.limits, wall_clock=time.time, make_lock=threading.Lock)
+        renew_in_child(spending)
     budget = Budget(settings.calls.budget, clock=time.monotonic, make_lock=threading.Lock)
     renew_in_child(budget)
     for warning in settings.warnings:
@@ -72,10 +82,17 @@ def traffic(
         listener=listener,
         ambient=Ambient(os.environ),
         router=lane_router(settings, pool, listener, predicates or {}, embedder, async_embedder),
+        spending=spending,
         has_canary=settings.canary,
         hedge=settings.hedge,
     )
     renew_in_child(shared)
+    if spending is not None and settings.budget_ledger is not None:
+        reached = shared.wire.reached
+        shared.ledger = opened_ledger(
+            settings.function, spending, settings.budget_ledger.reveal(), reached=reached, listener=listener
+        )
+        renew_in_child(shared.ledger)
     return shared
 
 
@@ -134,6 +151,17 @@ def pool_of(shared: Traffic) -> Pool:
 def router_of(shared: Traffic) -> LaneRouter:
     """The routes of a function, and what they make of a request."""
     return shared.router
+
+
+def budgets_of(shared: Traffic) -> tuple[BudgetState, ...]:
+    """What is spent of each of a function's budgets."""
+    return () if shared.wire.spending is None else shared.wire.spending.state()
+
+
+def close_traffic(shared: Traffic) -> None:
+    """Share what was spent and nobody else knows yet."""
+    if shared.ledger is not None:
+        shared.ledger.close()
 
 
 def close(client: Any) -> None:

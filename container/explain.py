@@ -189,13 +189,16 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, Secret):
         return MASK
     if isinstance(value, Price):
-        return f"{value.input:g}/{value.output:g}"
+        amounts = [value.input, value.output, *([] if value.cached is None else [value.cached])]
+        return "/".join(f"{amount:g}" for amount in amounts)
     if name == "headers":  # a value may be a secret, a name is none
         return ", ".join(f"{header}: {MASK}" for header, _ in value)
     if name == "routes":
         return ", ".join(map(_route, names_of(value), value))
     if isinstance(value, frozenset):  # the modalities of an endpoint
         return ", ".join(("text", *sorted(value)))
+    if name == "budget":
+        return ", ".join(f"{limit}" if limit.tag is None else f"{limit.tag}: {limit}" for limit in value)
     if isinstance(value, tuple):
         return ", ".join(_pool(each) if isinstance(each, NamedPool) else each for each in value)
     return masked(value) if name in URLS else str(value)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Any
 
@@ -28,6 +28,8 @@ from llmwire.services.routing.endpoint import (
 from llmwire.services.routing.failover import CallSpec
 from llmwire.services.routing.route import Mode, Route
 from llmwire.services.routing.router import NamedPool
+from llmwire.services.routing.spending import SpendingLimit, Unit
+from llmwire.services.secrets import Secret
 
 from .belongings import Belongings
 from .configuration import Environment, Level
@@ -56,6 +58,8 @@ class FunctionSettings:
         routes: in the order in which they are looked at.
         routing: what becomes of their decisions.
         tokenizer: how tokens are counted: `auto`, `estimate`, or an encoding of tiktoken's.
+        limits: what may be spent, of the function, of tags and of endpoints.
+        budget_ledger: where that is shared with other processes; it may hold a password.
         routing_timeout_s: how long a request may wait for the embedding of its text.
         warnings: what works, but probably not as meant.
         notes: what was done to make the settings fit, for `explain`.
@@ -76,6 +80,8 @@ class FunctionSettings:
     routing: Mode
     tokenizer: str
     routing_timeout_s: float
+    limits: tuple[SpendingLimit, ...]
+    budget_ledger: Secret | None
     warnings: tuple[ConfigWarned, ...]
     notes: tuple[str, ...]
 
@@ -152,6 +158,8 @@ class _Resolution:
             routing=found["routing"].value,
             tokenizer=found["tokenizer"].value,
             routing_timeout_s=0.0 if has_vectors else found["routing_timeout_s"].value,
+            limits=self._limits(endpoints),
+            budget_ledger=found["budget_ledger"].value,
             warnings=(*self._warnings(remarks, endpoints), *fitting.warnings()),
             notes=self._notes(endpoints, servers),
         )
@@ -183,6 +191,7 @@ class _Resolution:
             pools=_pools(configured),
             trust=found["trust"].value,
             abilities=_abilities(configured),
+            stream_usage=found["stream_usage"].value if "stream_usage" in configured.chains else True,
             timeouts=Timeouts(
                 connect_s=found["connect_timeout_s"].value,
                 first_byte_s=found["first_byte_timeout_s"].value or self._first_byte_s(configured),
@@ -202,6 +211,38 @@ class _Resolution:
         return max(
             (own.get(name) or deadline_s) / (1 if serving.count(name) == 1 else 2) for name in _pools(configured)
         )
+
+    def _limits(self, endpoints: Iterable[Endpoint]) -> tuple[SpendingLimit, ...]:
+        """What may be spent. Raises ConfigError where that cannot be told, or would be told of the wrong calls."""
+        limits: list[SpendingLimit] = list(self._found["budget"].value or ())
+        own = self._configured if self._configured[0].is_named else ()  # a single one that is not named has no table
+        for configured in own:
+            for limit in configured.found["budget"].value or ():
+                if limit.tag is not None:
+                    remedy = f"Write it as the function's: {self._function}.budget."
+                    problem, origin = (
+                        f"is of the tag {limit.tag}, which no endpoint has",
+                        configured.found["budget"].origin,
+                    )
+                    raise configured.error("budget", problem, remedy, origin)
+                limits.append(replace(limit, endpoint=configured.name))
+        for limit in limits:
+            self._check_priced(limit, endpoints)
+        return tuple(limits)
+
+    def _check_priced(self, limit: SpendingLimit, endpoints: Iterable[Endpoint]) -> None:
+        if limit.unit is not Unit.COST:
+            return
+        for endpoint in endpoints:
+            if endpoint.price is None and limit.endpoint in (None, endpoint.name):
+                problem = f"is in money, and {endpoint.name} has no price: what is spent there cannot be told"
+                found = self._found["budget"]
+                key, origin = found.key, found.origin
+                if limit.endpoint is not None:
+                    configured = next(each for each in self._configured if each.name == limit.endpoint)
+                    key, origin = configured.found["budget"].key, configured.found["budget"].origin
+                remedy = "Set its price, 0 where it costs nothing, or a budget of tokens."
+                raise ConfigError(problem, key=key, origin=origin, remedy=remedy)
 
     def _check_space(self, endpoints: Iterable[Endpoint]) -> None:
         """Vectors of two models never mix; `space` says that two names are of one model."""

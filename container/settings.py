@@ -208,6 +208,28 @@ SETTINGS: Final = (
     ),
     Setting(name="tags", own=("config.{function}.tags", "env.{FUNCTION}_TAGS"), parse=values.tags),
     Setting(name="price", own=("config.{function}.price", "env.{FUNCTION}_PRICE"), parse=values.price),
+    Setting(
+        name="budget",
+        own=("config.{function}.budget", "env.{FUNCTION}_BUDGET"),
+        parse=values.budgets,
+        reach=Reach.APART,
+    ),
+    Setting(
+        name="budget_ledger",
+        own=("config.{function}.budget_ledger", "env.{FUNCTION}_BUDGET_LEDGER"),
+        shared=("config.budget_ledger", "env.LLMWIRE_BUDGET_LEDGER"),
+        parse=values.ledger,
+        reach=Reach.FUNCTION,
+        is_quiet=True,
+    ),
+    Setting(
+        name="stream_usage",
+        own=("config.{function}.stream_usage", "env.{FUNCTION}_STREAM_USAGE"),
+        default=_each(True),
+        parse=values.switch,
+        only=("completion",),
+        is_quiet=True,
+    ),
     # At an endpoint a list of names, at a function a table of options: two settings, and one word of the operator's.
     Setting(
         name="pools",

@@ -11,6 +11,7 @@ from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import Dialect, Price
 from llmwire.services.routing.failover import AfterSend
 from llmwire.services.routing.route import Mode
+from llmwire.services.routing.spending import Period, SpendingLimit, Unit
 from llmwire.services.secrets import Secret
 
 from .configuration import Unfit
@@ -22,6 +23,13 @@ NO_KEY: Final = Secret("")  #: what the word `none` means: send no Authorization
 MODALITIES: Final = ("text", "image", "audio", "file")
 ENDPOINT_TABLE: Final = "Write an endpoint's settings below its name, as in [completion.endpoints.primary]."
 
+BUDGET: Final = "Write it as in 5/day or 200000 tokens/minute; of one tag as in overnight: 1/day."
+BUDGET_TABLE: Final = "Write it as in { cost = 5, per = 'day' } or { tokens = 200000, per = 'minute', tag = 'a' }."
+
+_BUDGET: Final = re.compile(
+    r"(?:(?P<tag>[^:]+):\s*)?(?P<amount>[0-9][0-9_.e]*)\s*(?P<tokens>tokens\s*)?/\s*(?P<per>minute|hour|day)",
+    re.IGNORECASE | re.ASCII,
+)
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
 
@@ -86,6 +94,11 @@ def weight(raw: Any) -> float:
     return _number(raw, float, "a number above 0, as in 2 or 0.5")
 
 
+def ledger(raw: Any) -> Secret:
+    """A URL that may hold a password."""
+    return raw if isinstance(raw, Secret) else Secret(text(raw))
+
+
 def share(raw: Any) -> float:
     """A share of the calls, from 0 to a half; `off` is 0."""
     if raw is False or (isinstance(raw, str) and raw.lower() in ("off", "no", "false")):
@@ -99,18 +112,68 @@ def cosine(raw: Any) -> float:
 
 
 def price(raw: Any) -> Price:
-    """What a million tokens cost: one number for both ways, a table of `input` and `output`, or text as in 0.5/1.5."""
+    """What a million tokens cost: one number for both ways, a table of `input`, `output` and perhaps `cached`, or text.
+
+    As text 0.5, 0.5/1.5 for input and output, or 0.5/1.5/0.05 with that of input from the server's cache.
+    """
     if isinstance(raw, Mapping):
-        if set(raw) != {"input", "output"}:
-            raise Unfit("must hold input and output, and nothing else", "Write { input = 0.5, output = 1.5 }.")
-        return Price(input=_amount(raw["input"]), output=_amount(raw["output"]))
-    parts = raw.split("/", 1) if isinstance(raw, str) else [raw]
-    return Price(input=_amount(parts[0]), output=_amount(parts[-1]))
+        if not {"input", "output"} <= set(raw) <= {"input", "output", "cached"}:
+            problem = "must hold input and output, perhaps cached, and nothing else"
+            raise Unfit(problem, "Write { input = 0.5, output = 1.5 }.")
+        cached = None if raw.get("cached") is None else _amount(raw["cached"])
+        return Price(input=_amount(raw["input"]), output=_amount(raw["output"]), cached=cached)
+    parts = raw.split("/", 2) if isinstance(raw, str) else [raw]
+    cached = _amount(parts[2]) if len(parts) > 2 else None
+    return Price(input=_amount(parts[0]), output=_amount(parts[min(1, len(parts) - 1)]), cached=cached)
 
 
 def _amount(raw: Any) -> float:
     meaning = "a price of a million tokens, as in 0.5, or 0.5/1.5 for input and output"
     return _number(raw, float, meaning, fits=_from_0)
+
+
+def budgets(raw: Any) -> tuple[SpendingLimit, ...]:
+    """What may be spent: text as in 5/day or 200000 tokens/minute, with a tag as in overnight: 1/day; or tables.
+
+    Several are divided by commas, or stand in a list.
+    """
+    each = [part for part in raw.split(",") if part.strip()] if isinstance(raw, str) else raw
+    if isinstance(each, Mapping):
+        each = [each]
+    if not isinstance(each, list | tuple) or not each:
+        raise Unfit("must be a budget, or a list of them", BUDGET)
+    limits = tuple(_budget_of_text(one) if isinstance(one, str) else _budget_of_table(one) for one in each)
+    seen: set[str] = set()
+    for limit in limits:
+        if limit.scope in seen:
+            whose = "" if limit.tag is None else f" of the tag {limit.tag}"
+            raise Unfit(f"holds two budgets{whose} in {limit.unit} for one {limit.per}", "Keep one of them.")
+        seen.add(limit.scope)
+    return limits
+
+
+def _budget_of_text(written: str) -> SpendingLimit:
+    found = _BUDGET.fullmatch(written.strip())
+    if found is None:
+        raise Unfit(f"holds {written.strip()!r}, which is no budget", BUDGET)
+    unit = Unit.TOKENS if found["tokens"] else Unit.COST
+    tag = None if found["tag"] is None else word(found["tag"].strip())
+    return SpendingLimit(limit=_limit(found["amount"]), unit=unit, per=Period(found["per"].lower()), tag=tag)
+
+
+def _budget_of_table(table: Any) -> SpendingLimit:
+    if not isinstance(table, Mapping) or len({"cost", "tokens"} & set(table)) != 1 or "per" not in table:
+        raise Unfit("must say cost or tokens, and per", BUDGET_TABLE)
+    if unknown := set(table) - {"cost", "tokens", "per", "tag"}:
+        raise Unfit(f"holds {', '.join(sorted(map(str, unknown)))}, which no budget has", BUDGET_TABLE)
+    unit = Unit.TOKENS if "tokens" in table else Unit.COST
+    per = Period(_one_of(table["per"], [period.value for period in Period]))
+    tag = None if table.get("tag") is None else word(table["tag"])
+    return SpendingLimit(limit=_limit(table[unit.value]), unit=unit, per=per, tag=tag)
+
+
+def _limit(raw: Any) -> float:
+    return _number(raw.replace("_", "") if isinstance(raw, str) else raw, float, "an amount above 0, as in 5 or 0.25")
 
 
 def _above_0(number: float) -> bool:

@@ -6,6 +6,7 @@ LLMWireError
     InvalidInput           the caller: an input that no server could take; also a ValueError
     InvalidReply           the server: an answer that is not what was asked for
         NoText             the answer is valid, but carries no text (tool calls, a refusal, a filter)
+    BudgetExceeded         the operator: what may be spent is spent; says of what, and until when
     NoRoute                the caller: an endpoint that does not exist, or nobody may or can have the request
     AllEndpointsFailed     nobody could answer: carries the attempts and when to ask again
         DeadlineExceeded   the time was over; also a TimeoutError
@@ -32,6 +33,12 @@ class LLMWireError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Exception's own would call a class with keyword-only fields without them: an error crosses processes whole.
         return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def public_name(error: BaseException) -> str:
+    """The name by which an error is known outside: of one that is the SDK's too, that of ours."""
+    names = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+    return next(names, type(error).__name__)
 
 
 @contextmanager
@@ -109,6 +116,33 @@ class NoRoute(LLMWireError):  # noqa: N818
         undecided: Mapping[str, str] | None = None,
     ) -> None:
         self.reasons, self.passed, self.undecided = dict(reasons or {}), dict(passed or {}), dict(undecided or {})
+        super().__init__(message)
+
+
+class BudgetExceeded(LLMWireError):  # noqa: N818
+    """A call was not made, as what may be spent in this minute, hour or day is spent.
+
+    Args:
+        function: `completion` or `embedding`.
+        budget: as it is written, as in `5/day` or `200000 tokens/minute`; None: of each endpoint its own.
+        tag: it is that of the calls with this tag; None: of all.
+        spent, limit: in the budget's own unit; None where each endpoint has its own.
+        retry_after_s: until the next minute, hour or day begins.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        function: str,
+        budget: str | None = None,
+        tag: str | None = None,
+        spent: float | None = None,
+        limit: float | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.function, self.budget, self.tag = function, budget, tag
+        self.spent, self.limit, self.retry_after_s = spent, limit, retry_after_s
         super().__init__(message)
 
 

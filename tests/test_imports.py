@@ -14,6 +14,8 @@ HEAVY = (
     "msgspec",
     "numpy",
     "openai",
+    "opentelemetry",
+    "prometheus_client",
     "py3langid",
     "pydantic_core",
     "regex",

@@ -10,23 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING, Final
-from urllib.parse import SplitResult, urlsplit
+from typing import Final
 
 from ..errors import ConfigError
-
-if TYPE_CHECKING:
-    from limits.storage import MemoryStorage, RedisStorage
+from ..store import MEMORY, errors_of, has_bad_option, opened
 
 MINUTE_S: Final = 60
 AGAIN_S: Final = 0.05  #: another process was faster, or it is a matter of milliseconds: more often is noise
 ABSENT_S: Final = 1.0  #: between two tries to reach a store that is away
-TIMEOUT_S: Final = 5.0  #: a store that takes longer is as good as away
-PREFIX: Final = "llmwire"  #: of all keys in a shared store
-_MEMORY: Final = "memory://"
-_STORES: Final = "memory://, redis://HOST:PORT/0, rediss:// for TLS, redis+unix:///PATH, or the same with valkey"
-_OPTION: Final = "has an option that redis-py does not take"  # not shown: it may be a password
-_SCHEMES: Final = ("redis", "rediss", "redis+unix", "valkey", "valkeys", "valkey+unix")
 
 
 class NeverGoes(ConfigError):  # noqa: N818  # as the other errors
@@ -57,16 +48,16 @@ class RateLimit:
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
         *,
-        store: str = _MEMORY,
+        store: str = MEMORY,
         name: str,
         patience_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = _checked({"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute})
         self._name, self._patience_s, self._clock = name, patience_s, clock
-        self._storage, self._place = _opened(store)
-        is_shared = store != _MEMORY
-        self._away: tuple[type[Exception], ...] = _errors_of(self._storage) if is_shared else ()
+        self._storage, self._place = opened(store)
+        is_shared = store != MEMORY
+        self._away: tuple[type[Exception], ...] = errors_of(self._storage) if is_shared else ()
         self._away_since_s: float | None = None
         # Of the two only Redis takes a count in one step.
         self._lock: AbstractContextManager[object] = nullcontext() if is_shared else Lock()
@@ -75,7 +66,7 @@ class RateLimit:
         except self._away as error:
             raise _unusable(f"{self._place} cannot be used", error) from error
         except (TypeError, ValueError):
-            raise _misspelt(_OPTION) from None
+            raise has_bad_option() from None
 
     def delay_s(self, texts: int, tokens: int) -> float:
         """0.0 where a request may go now, and is counted; else in how many seconds it is worth asking again.
@@ -163,59 +154,6 @@ def _checked(limits: Mapping[str, int | None]) -> dict[str, int]:
     return given
 
 
-def _opened(store: str) -> tuple[MemoryStorage | RedisStorage, str]:
-    """The store, and its place for messages: host and port, or the socket's path."""
-    try:
-        from limits.errors import ConfigurationError
-        from limits.storage import MemoryStorage, RedisStorage
-    except ModuleNotFoundError:
-        raise _not_installed("limits") from None
-    if store == _MEMORY:
-        return MemoryStorage(), store
-    place = _place(store)
-    url = f"redis{store.removeprefix('valkey')}" if store.startswith("valkey") else store  # redis-py speaks to both
-    try:
-        storage = RedisStorage(url, key_prefix=PREFIX, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
-    except ConfigurationError:
-        raise _not_installed("redis") from None
-    except ValueError:
-        raise _misspelt(_OPTION) from None
-    return storage, place
-
-
-def _place(store: str) -> str:
-    """Where the store is, without what opens it."""
-    try:
-        parts = urlsplit(store)
-        host, port = parts.hostname or "localhost", parts.port or 6379
-    except ValueError:  # quotes what it could not read, which may be a piece of the password
-        raise _misspelt("is no URL") from None
-    if parts.scheme not in _SCHEMES:
-        raise _misspelt("is none that is known")
-    if _has_stray_at(parts):
-        raise _misspelt("has an @ behind its host: write a /, ?, # or @ of a password as %2F, %3F, %23 or %40")
-    return parts.path if parts.scheme.endswith("+unix") else f"{host}:{port}"
-
-
-def _has_stray_at(parts: SplitResult) -> bool:
-    # What follows an unescaped / of a password is no longer part of the credentials for a URL's reader.
-    return "@" in parts.path + parts.query + parts.fragment
-
-
-def _misspelt(problem: str) -> ConfigError:
-    return ConfigError(problem, key="store", remedy=f"Write {_STORES}.")
-
-
 def _unusable(problem: str, error: Exception) -> ConfigError:
     remedy = "Start it, or correct the URL and the rights of its user."
     return ConfigError(f"{problem}: {str(error).rstrip('.')}", key="store", remedy=remedy)
-
-
-def _not_installed(package: str) -> ConfigError:
-    remedy = "Install it with pip install 'llmwire[redis]'."
-    return ConfigError(f"needs the package {package}, which is not installed", key="store", remedy=remedy)
-
-
-def _errors_of(storage: MemoryStorage | RedisStorage) -> tuple[type[Exception], ...]:
-    errors = storage.base_exceptions
-    return errors if isinstance(errors, tuple) else (errors,)

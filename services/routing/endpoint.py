@@ -8,6 +8,7 @@ from typing import Final, Protocol, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
 from ..secrets import Secret
+from ..usage import Usage
 
 
 class Dialect(StrEnum):
@@ -35,15 +36,30 @@ def expires(credential: Credential) -> TypeGuard[TokenSource]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a million tokens cost, in a currency of the operator's choice, the same for all endpoints."""
+    """What a million tokens cost, in a currency of the operator's choice, the same for all endpoints.
+
+    Attributes:
+        cached: of the input that came from the server's cache of prompts; None: as the rest of it.
+    """
 
     input: float
     output: float
+    cached: float | None = None
 
     @property
     def blended(self) -> float:
         """One figure to compare by: three input tokens for each output token, the usual mix of a chat."""
         return (3 * self.input + self.output) / 4
+
+    def cost(self, usage: Usage) -> float | None:
+        """What an answer cost; None where its tokens are not known on a side that costs something."""
+        taken, given = usage.input, usage.output
+        if (taken is None and (self.input or self.cached)) or (given is None and self.output):
+            return None
+        taken, given = taken or 0, given or 0
+        cached = min(usage.cached or 0, taken)
+        of_cached = self.input if self.cached is None else self.cached
+        return ((taken - cached) * self.input + cached * of_cached + given * self.output) / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +111,7 @@ class Endpoint:
         pools: names of the pools that it serves.
         trust: a label of where it is and whose, as in `local`, `eu`, `vendor`; None where nobody said.
         abilities: what it can take.
+        stream_usage: streams are asked for their usage, which a server tells in an event of its own.
         server: scheme, host and port: what may be shown, and what a key is bound to.
     """
 
@@ -114,6 +131,7 @@ class Endpoint:
     pools: tuple[str, ...] = (DEFAULT_POOL,)
     trust: str | None = None
     abilities: Abilities = UNSAID
+    stream_usage: bool = True
     timeouts: Timeouts = Timeouts()
 
     server: str = field(init=False, repr=False, compare=False)

@@ -130,6 +130,8 @@ class Send:
     lease: Lease
     ends_at_s: float
     canary: str | None = None  #: of which kind of request, where it is one
+    is_hedge: bool = False  #: it is made beside another one, as that is slow
+    has_moved: bool = False  #: it goes to the larger endpoints
 
     @property
     def is_canary(self) -> bool:
@@ -156,6 +158,7 @@ class Ending:
         is_hedged: a second endpoint was asked while the first had not answered.
         left_out: why some endpoints could not or might not have the request, by their names.
         has_moved: it was too long for the endpoints that it was meant for, and went to larger ones.
+        is_denied: another endpoint might have answered, but the budget of failovers is used up.
     """
 
     outcome: Outcome | None
@@ -166,6 +169,7 @@ class Ending:
     is_hedged: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
     has_moved: bool = False
+    is_denied: bool = False
 
 
 Story = Generator[Send | Rest, Outcome | None, Ending]
@@ -230,7 +234,7 @@ def _attempt(call: _Call, lease: Lease, clock: Callable[[], float]) -> Generator
             for kind in call.to_show:
                 outcome = CANCELLED
                 try:
-                    outcome = (yield Send(lease, min(ends_at_s, clock() + CANARY_S), kind)) or CANCELLED
+                    outcome = (yield call.send(lease, min(ends_at_s, clock() + CANARY_S), kind)) or CANCELLED
                 finally:
                     call.has_shown(lease, kind, outcome)
                 if not outcome.has_served:
@@ -238,7 +242,7 @@ def _attempt(call: _Call, lease: Lease, clock: Callable[[], float]) -> Generator
         finally:
             call.has_shown_all(lease)
         call.sent_at_s = clock()  # the canary's time says nothing of how fast it is: it is the first of all, and short
-    return (yield Send(lease, ends_at_s)) or CANCELLED
+    return (yield call.send(lease, ends_at_s)) or CANCELLED
 
 
 @dataclass(slots=True)
@@ -268,6 +272,7 @@ class _Call:
         "_budget",
         "_canaries",
         "_has_been_again",
+        "_is_denied",
         "_lease",
         "_outcome",
         "_pool",
@@ -294,7 +299,11 @@ class _Call:
         self._tally = wish.tally
         self._waited_s = 0.0
         self._again: str | None = None
-        self._has_been_again = False
+        self._has_been_again = self._is_denied = False
+
+    def send(self, lease: Lease, ends_at_s: float, canary: str | None = None) -> Send:
+        """The step that asks an endpoint."""
+        return Send(lease, ends_at_s, canary, is_hedge=self._wish.is_hedge, has_moved=self.has_moved)
 
     def leased(self) -> Lease | Unavailable | _BeingChecked:
         only, self._again = self._again or self._wish.only, None
@@ -408,6 +417,7 @@ class _Call:
         if (outcome.was_sent or is_single) and self._tally.counts() >= self._spec.max_attempts:
             return None
         if outcome.was_sent and not self._may_be_afforded():
+            self._is_denied = True
             return None
         if outcome.blame is Blame.LOAD:  # it is paused, and well: it may be asked when that is over
             return 0.0
@@ -439,6 +449,7 @@ class _Call:
             is_overdue,
             left_out=left_out,
             has_moved=self.has_moved,
+            is_denied=self._is_denied,
         )
 
     def busy(self, outcome: Outcome) -> Unavailable | None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 from .failover import Ending, Send, Story, Tally, Wish
@@ -89,9 +90,21 @@ class Hedge:
 
     Attributes:
         delay_s: how long the first endpoint may take alone; None where too little is known: as long as it likes.
+        is_decided: one of the stories has the call's answer, or its error; what the other does is of no use.
     """
 
-    __slots__ = ("_began_at_s", "_clock", "_hedging", "_size_bytes", "_story_of", "delay_s", "first", "second")
+    __slots__ = (
+        "_began_at_s",
+        "_clock",
+        "_hedging",
+        "_served",
+        "_size_bytes",
+        "_story_of",
+        "delay_s",
+        "first",
+        "is_decided",
+        "second",
+    )
 
     def __init__(
         self,
@@ -104,6 +117,8 @@ class Hedge:
     ) -> None:
         self._hedging, self._story_of, self._size_bytes = hedging, story_of, size_bytes
         self._clock, self._began_at_s = clock, clock()
+        self._served = count()
+        self.is_decided = False
         self.delay_s = hedging.delay_s(size_bytes)
         one = replace(wish, tally=Tally(hedging.make_lock()))
         another = replace(one, is_hedge=True)
@@ -113,6 +128,10 @@ class Hedge:
     def is_hedged(self) -> bool:
         """Whether a second endpoint was asked."""
         return bool(self.first.wish.avoid)
+
+    def is_first_to_serve(self) -> bool:
+        """Whether no attempt has served before this one; to be asked once by each that does."""
+        return next(self._served) == 0  # in one step, also where two threads come at once
 
     def first_story(self) -> Story:
         """The one that every call has."""
@@ -146,7 +165,7 @@ class Hedge:
             ending.attempts = [attempt for each in endings for attempt in each.attempts]
         elif ending.outcome is not None and ending.outcome.has_served:
             self._hedging.took(self._size_bytes, self._clock() - self._began_at_s)
-        ending.is_hedged = self.is_hedged
+        ending.is_hedged, self.is_decided = self.is_hedged, self.is_over(endings)
         return ending
 
 

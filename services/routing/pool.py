@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
 
-from ..events import Event, Listener, tell
+from ..events import EndpointsChanged, Event, Listener, tell
 from .balancer import Randomness, Strategy, choose
 from .breaker import BreakerSpec, BreakerState
 from .endpoint import Endpoint
@@ -67,11 +67,13 @@ class Unavailable:
         wait_s: until the first of those that are paused may be asked; None where none is.
         reasons: why each endpoint that was not tried yet is left alone, by its name.
         status: of the latest HTTP answer of those, where they all gave the same.
+        is_over_budget: each is left alone as what may be spent there is spent.
     """
 
     wait_s: float | None
     reasons: dict[str, str]
     status: int | None
+    is_over_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,17 @@ class Pool:
                 return None
             return _unavailable(members, model, now_s)
 
+    def spent(self, name: str, for_s: float) -> None:
+        """Leave an endpoint alone for so long, as what may be spent there is spent. Of an unknown one nothing comes."""
+        now_s, events = self._clock(), list[Event]()
+        with self._lock:
+            for member in self._members:
+                if member.endpoint.name == name:
+                    events += self._verdicts.spent(member, for_s, now_s)
+            self._look()
+        for event in events:
+            tell(self._listener, event)
+
     def snapshot(self) -> tuple[EndpointState, ...]:
         """The state of every endpoint now, in the operator's order; then those that are draining."""
         now_s = self._clock()
@@ -245,7 +258,7 @@ class Pool:
         names = [endpoint.name for endpoint in endpoints]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a pool needs endpoints with names of their own, not {', '.join(names) or 'none'}")
-        now_s = self._clock()
+        now_s, former_endpoints = self._clock(), self._endpoints
         with self._lock:
             former = {member.endpoint.name: member for member in self._members}
             self._members = tuple(
@@ -262,6 +275,8 @@ class Pool:
             self._first_tier = tuple(member for member in self._members if member.endpoint.tier == lowest)
             self.version += 1
             self._look()
+        if former_endpoints and (event := _changed(former_endpoints, self._endpoints)) is not None:
+            tell(self._listener, event)
 
     def in_use(self) -> frozenset[str]:
         """Names of servers that may still be spoken to: their connections stay open."""
@@ -401,6 +416,17 @@ class Pool:
         return new
 
 
+def _changed(former: Sequence[Endpoint], endpoints: Sequence[Endpoint]) -> EndpointsChanged | None:
+    before, after = ({each.name: each for each in some} for some in (former, endpoints))
+    event = EndpointsChanged(
+        function=endpoints[0].function,
+        added=tuple(name for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+        changed=tuple(name for name in after if name in before and after[name] != before[name]),
+    )
+    return event if event.added or event.removed or event.changed else None
+
+
 def _is_same(one: Endpoint, other: Endpoint) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in ("base_url", "dialect", "model", "deployment"))
 
@@ -421,6 +447,7 @@ def _unavailable(members: Sequence[Member], model: str | None, now_s: float) -> 
         wait_s=min(waits, default=None),
         reasons={member.endpoint.name: _why(member, model, now_s) for member in members},
         status=statuses.pop() if len(statuses) == 1 else None,
+        is_over_budget=bool(members) and not any(member.may_spend(now_s) for member in members),
     )
 
 
@@ -431,6 +458,8 @@ def _why(member: Member, model: str | None, now_s: float) -> str:
     if health is Health.DISABLED:
         return f"disabled after {member.reason}, asked again in {member.disabled_until_s - now_s:.0f} s"
     if health is Health.PAUSED:
+        if not member.may_spend(now_s):
+            return f"over its budget for {member.paused_until_s - now_s:.0f} s"
         return f"paused after {member.last_error or 'a failure'} for {member.paused_until_s - now_s:.1f} s"
     return str(health)
 

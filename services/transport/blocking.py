@@ -182,11 +182,15 @@ class _Connection:
         incoming = Incoming(written.method)
         refused: httpcore2.WriteError | None = None
         watch.writes()
+        pieces = 0
         try:
             for piece in written.pieces():
                 self._send(piece, written.timeouts["write"])
+                pieces += 1
         except httpcore2.WriteError as error:  # a server may answer before it has read all, and hang up
             refused = error
+            if self._has_ended and not pieces and _is_broken_pipe(error):
+                watch.has_not_written()
         try:
             while not incoming.has_head:
                 self.receive(incoming)
@@ -286,6 +290,10 @@ class SyncAnswer:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+    return isinstance(error.__cause__, BrokenPipeError)
 
 
 def _connected(host: str, port: int, until_s: float) -> socket.socket:

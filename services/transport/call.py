@@ -28,6 +28,7 @@ class Kind(Enum):
     OTHER = "other"  #: a file, a sound: handed on as it comes
 
 
+_TELL_USAGE: Final = frozenset({Kind.CHAT, Kind.COMPLETION})  #: where asked: a response's stream always does
 _POSTED: Final = {kind.value: kind for kind in (Kind.CHAT, Kind.COMPLETION, Kind.RESPONSE, Kind.EMBEDDING)}
 #: fields of requests for embeddings, of OpenAI's API and of those that extend it, that decide what a vector is of;
 #: any other, as a trace's id, would make a kind of its own of each request, and a reference for each
@@ -39,6 +40,7 @@ _OF_SPACE: Final = frozenset({"model", "dimensions", *_DECIDING})
 _NOT_OF_SPACE: Final = frozenset({"input", "encoding_format", "user"})
 LONG_BYTES: Final = 1000  #: of what decides: an instruction may be long
 _UNSAID: Final = msgspec.Raw()
+_NULL: Final = msgspec.Raw(b"null")
 ASKING: Final = b"x-llmwire-"  #: how the headers begin that are for llmwire, and never sent
 _PREFIX_BYTES: Final = len(ASKING)
 #: what else may be asked of any server: it keeps nothing
@@ -61,6 +63,7 @@ class _Body(msgspec.Struct):
 
     model: Any = None
     stream: Any = None
+    stream_options: Any = None
     n: Any = None
     input: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
@@ -105,6 +108,7 @@ class Call:
         dimensions: that embeddings are asked for, or None.
         wants_numbers: of embeddings: as lists, and not packed.
         space: what of a request for embeddings decides the space of its vectors; None where it asks for none.
+        may_ask_usage: it asks for a stream that could tell its usage at the end, and does not ask for that itself.
         is_for_all: no endpoint was singled out by the caller.
         is_stateful: one server keeps, or has, what the request is about.
     """
@@ -120,6 +124,7 @@ class Call:
         "is_stateful",
         "is_streamed",
         "kind",
+        "may_ask_usage",
         "method",
         "model",
         "operation",
@@ -138,6 +143,7 @@ class Call:
         body = _read(self.content) if self.kind is not Kind.OTHER or self.method == "POST" else _NOTHING
         self.model: str | None = body.model if isinstance(body.model, str) else self._model_of_form()
         self.is_streamed = body.stream is True
+        self.may_ask_usage = self.is_streamed and self.kind in _TELL_USAGE and _asks_no_usage(body.stream_options)
         self.choices = body.n if isinstance(body.n, int) and body.n > 0 else 1
         if self.kind is Kind.COMPLETION:
             self.choices *= _count(body.prompt)
@@ -178,15 +184,24 @@ class Call:
         except UNREADABLE:
             return {}
 
-    def content_for(self, model: str | None) -> bytes | None:
-        """The body, asking for another model where one is given. Every other byte of a value stays as it is."""
-        if model is None or model == self.model or self.content is None or self.model is None:
+    def content_for(self, model: str | None, *, asks_usage: bool = False) -> bytes | None:
+        """The body, asking for another model where one is given. Every other byte of a value stays as it is.
+
+        Args:
+            asks_usage: also for the usage of its stream.
+        """
+        has_model = model is None or model == self.model or self.model is None
+        if self.content is None or (has_model and not asks_usage):
             return self.content
         try:
             fields = msgspec.json.decode(self.content, type=dict[str, msgspec.Raw])
+            options = msgspec.json.decode(fields.get("stream_options", _NULL), type=dict[str, msgspec.Raw] | None)
         except UNREADABLE:  # the name of a field is no text: what the server has to refuse
             return self.content
-        fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+        if not has_model:
+            fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+        if asks_usage:
+            fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
         return msgspec.json.encode(fields)
 
     def asking_for(self, model: str) -> Call:
@@ -215,6 +230,11 @@ def _parted(raw: Headers) -> tuple[Headers, tuple[tuple[str, str], ...]]:
         return raw, ()
     asks = tuple((name.decode("latin-1").lower()[_PREFIX_BYTES:], value.decode("latin-1")) for name, value in asked)
     return [pair for pair in raw if pair not in asked], asks
+
+
+def _asks_no_usage(options: Any) -> bool:
+    """Whether usage may be asked for: what is no table of options is the server's to refuse."""
+    return options is None or (isinstance(options, dict) and options.get("include_usage") is not True)
 
 
 def _space(model: str | None, body: _Body) -> str | None:

@@ -14,13 +14,15 @@ from typing import Any, Final
 import httpcore2
 import httpx2
 
-from ..errors import AllEndpointsFailed, DeadlineExceeded
+from ..errors import AllEndpointsFailed, BudgetExceeded, DeadlineExceeded
 from ..provenance import Provenance, record
 from ..routing.endpoint import DEFAULT_POOL
 from ..routing.failover import Ending
 from ..routing.outcome import Blame, Outcome
 from ..routing.pool import Unavailable
 from ..routing.router import Decision
+from ..routing.spending import BudgetState
+from ..usage import Usage
 from .reply import Vectors
 from .written import Headers
 
@@ -53,9 +55,15 @@ class Overdue(DeadlineExceeded, httpx2.ReadTimeout):
 
 
 class Received:
-    """An answer as far as it was read: its body, or the stream of it; and the vectors in it, where there are any."""
+    """An answer as far as it was read: its body, or the stream of it; and what is in it.
 
-    __slots__ = ("content", "extensions", "headers", "status", "stream", "vectors")
+    Attributes:
+        vectors: where it is of embeddings.
+        usage: what it cost in tokens, where it is whole and its server said it.
+        model: what it says that it is of.
+    """
+
+    __slots__ = ("content", "extensions", "headers", "model", "status", "stream", "usage", "vectors")
 
     def __init__(
         self, status: int, headers: Headers, extensions: Any, *, content: bytes = b"", stream: Any = None
@@ -63,6 +71,8 @@ class Received:
         self.status, self.headers, self.extensions = status, headers, extensions
         self.content, self.stream = content, stream
         self.vectors: Vectors | None = None
+        self.usage: Usage | None = None
+        self.model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +107,22 @@ def concluded(function: str, ending: Ending, limits: Limits, *, decision: Decisi
             _ask_later(received, ending.unavailable)  # of one alone its own words are exact
         return _response(received, provenance, lease.endpoint.name)
     raise _error(function, ending, outcome, limits) from outcome.result
+
+
+def refused(function: str, state: BudgetState) -> BudgetExceeded:
+    """The error of a call that is not made, as a budget is reached."""
+    of_what = f"{function} calls" if state.tag is None else f"{function} calls with the tag {state.tag}"
+    spent, limit = f"{state.spent:.6g}", state.budget
+    message = f"{of_what} have spent their budget of {limit}: {spent} so far, and {state.ends_in_s:.0f} s to go"
+    return BudgetExceeded(
+        f"{message}. Raise {function}.budget, or wait.",
+        function=function,
+        budget=state.budget,
+        tag=state.tag,
+        spent=state.spent,
+        limit=state.limit,
+        retry_after_s=state.ends_in_s,
+    )
 
 
 def _response(received: Received, provenance: Provenance, endpoint: str) -> httpx2.Response:
@@ -144,6 +170,9 @@ def _without_attempt(function: str, ending: Ending, decision: Decision | None) -
     record(provenance)
     reasons = _reasons_of(ending)
     message = f"no {function} endpoint may be asked now: {_reasons(reasons)}"
+    if unavailable.is_over_budget:
+        remedy = f"Raise the budget of an endpoint ({function}.endpoints.NAME.budget), or wait"
+        raise BudgetExceeded(f"{message}. {remedy}.", function=function, retry_after_s=unavailable.wait_s)
     if ending.is_overdue:
         raise Overdue(message, function=function, reasons=reasons)
     if unavailable.status is None or unavailable.status < 400:

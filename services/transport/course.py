@@ -6,17 +6,18 @@ Settles the lease, once, and tells of it.
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import httpcore2
 import httpx2
 
 from ..errors import InvalidReply
-from ..events import Listener, StreamEnded, tell
 from ..routing.outcome import CANCELLED, Blame, Outcome
-from ..routing.pool import Lease
 from .body import Interrupted, Stalled, Truncated
 from .stream import EndedEarly, StreamProgress
+
+if TYPE_CHECKING:
+    from .facade import Sending
 
 #: what may go wrong while a body comes
 BROKEN: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError, InvalidReply)
@@ -26,17 +27,16 @@ class Course:
     """One answer on its way to the caller.
 
     Args:
+        sending: of its request.
         progress: None where the answer is no stream of this API's events, and only its bytes are handed on.
-        took_s: until now, when its first content is there.
     """
 
-    __slots__ = ("_is_over", "_lease", "_listener", "_progress", "_started_at_s", "_took_s")
+    __slots__ = ("_first_content_at_s", "_is_over", "_progress", "_received_bytes", "_sending")
 
-    def __init__(
-        self, lease: Lease, listener: Listener, progress: StreamProgress | None, *, started_at_s: float
-    ) -> None:
-        self._lease, self._listener, self._progress = lease, listener, progress
-        self._started_at_s, self._took_s = started_at_s, time.monotonic() - started_at_s
+    def __init__(self, sending: Sending, progress: StreamProgress | None) -> None:
+        self._sending, self._progress = sending, progress
+        self._first_content_at_s = time.monotonic()
+        self._received_bytes = 0
         self._is_over = False
 
     @property
@@ -46,6 +46,7 @@ class Course:
 
     def take(self, part: bytes) -> bytes:
         """What of a part may be handed on now. Raises InvalidReply where it is an error."""
+        self._received_bytes += len(part)
         return self._progress.feed(part) if self._progress is not None else part
 
     def ended(self) -> None:
@@ -77,12 +78,18 @@ class Course:
         """Nobody reads on. After the end of the answer that is its end too."""
         self._settle(self._served() if self.is_complete else CANCELLED)
 
+    def lost(self) -> None:
+        """Whoever read it is gone, and this is told while garbage is collected. The lease settles itself."""
+        if not self._is_over:
+            self._is_over = True
+            self._tell(self._served() if self.is_complete else CANCELLED, is_garbage=True)
+
     def _truncated(self, progress: StreamProgress) -> Truncated:
         self._settle(_lost("StreamTruncated"))
         return Truncated(f"{self._where()} ended before the model was done", received=progress.received)
 
     def _where(self) -> str:
-        endpoint = self._lease.endpoint
+        endpoint = self._sending.endpoint
         return f"{endpoint.function} endpoint {endpoint.server}: the answer"
 
     def _served(self) -> Outcome:
@@ -92,15 +99,20 @@ class Course:
         if self._is_over:
             return
         self._is_over = True
-        self._lease.settle(outcome, self._took_s)
-        endpoint = self._lease.endpoint
-        event = StreamEnded(
-            function=endpoint.function,
-            endpoint=endpoint.name,
-            error=None if outcome.has_served else outcome.label,
-            took_s=time.monotonic() - self._started_at_s,
+        self._sending.lease.settle(outcome, self._first_content_at_s - self._sending.started_at_s)
+        self._tell(outcome)
+
+    def _tell(self, outcome: Outcome, *, is_garbage: bool = False) -> None:
+        progress = self._progress
+        self._sending.teller.stream(
+            self._sending,
+            outcome,
+            first_content_at_s=self._first_content_at_s,
+            usage=None if progress is None else progress.usage,
+            reply_model=None if progress is None else progress.model,
+            received_bytes=self._received_bytes,
+            is_garbage=is_garbage,
         )
-        tell(self._listener, event)
 
 
 def _lost(label: str) -> Outcome:

@@ -110,6 +110,11 @@ class Watch:
         if self.phase < Phase.SENT:
             self.phase = Phase.SENT
 
+    def has_not_written(self) -> None:
+        """The connection had been ended by this side before the first byte."""
+        if self.phase == Phase.SENT:
+            self.phase = Phase.CONNECT
+
     def reads(self) -> None:
         """Bytes of an answer are there."""
         if self.phase == Phase.SENT:

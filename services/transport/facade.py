@@ -9,51 +9,79 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
 import httpcore2
 import httpx2
 
-from ..errors import NoRoute
-from ..events import AttemptEnded, Listener, tell
+from ..errors import NoRoute, public_name
+from ..events import Listener
 from ..routing.balancer import Randomness
 from ..routing.budget import Budget
 from ..routing.canary import Canaries, may_differ
-from ..routing.endpoint import expires
+from ..routing.endpoint import Endpoint, expires
 from ..routing.failover import AfterSend, CallSpec, Ending, Send, Story, Wish, failover
 from ..routing.hedging import Hedge, Hedging
-from ..routing.outcome import Outcome
+from ..routing.outcome import Blame, Outcome
 from ..routing.pool import Pool, Selection
 from ..routing.router import Choice, Decision, Router
+from ..routing.spending import Spending
 from ..secrets import MASK, Secret
 from ..wanted import Wanted, wanted
 from . import network
 from .blocking import SyncAnswer
 from .body import decompressed, encoding_of, without_encoding
 from .call import Call, Kind
-from .conclusion import Limits, Received, concluded
+from .conclusion import Limits, Received, concluded, refused
 from .course import BROKEN
 from .deadline import Cut, Watch
 from .dialect import Ambient, headers_for, operation_of, url_for
 from .identity import NoToken
+from .ledger import Ledger
 from .nonblocking import AsyncAnswer
 from .patterns import searching
 from .references import References
 from .reply import Widths, checked, most_bytes
 from .router import LaneRouter, Question, asks_of
-from .verdict import of_error, of_status, without_frames
+from .telling import Teller, Wire
+from .verdict import may_mean_the_field, of_error, of_status, without_frames
 from .written import Written
 
 FAILED = (*BROKEN, NoToken, httpcore2.UnsupportedProtocol)  #: what may go wrong in an attempt
 
 STALE_S = 1.0  #: far more than a round trip
 ROUTING_S = 5.0  #: of an embedding that decides where a text goes: one that comes late serves the next request
+_REFUSED = frozenset({400, 422})  #: what servers say to a field that they do not know
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _KNOWN_PATHS = 1000  #: a caller who makes up paths fills no memory
 
 Answer = SyncAnswer | AsyncAnswer
+
+
+class TellingUsage:
+    """Which endpoints tell the usage of a stream where they are asked; of the others nobody knows it."""
+
+    def __init__(self) -> None:
+        self._tells: dict[tuple[str, str | None], bool] = {}
+
+    def may_be_asked_of(self, endpoint: Endpoint) -> bool:
+        """Whether it did not refuse the question."""
+        return endpoint.stream_usage and self._tells.get(_one(endpoint), True)
+
+    def is_told_by(self, endpoint: Endpoint) -> bool:
+        """Whether it has taken the question before: what it refuses is not that."""
+        return self._tells.get(_one(endpoint), False)
+
+    def learn(self, endpoint: Endpoint, *, tells: bool) -> None:
+        """It took a request with the question, or one without it after it had refused the other."""
+        if len(self._tells) < _KNOWN_PATHS:
+            self._tells[_one(endpoint)] = tells
+
+
+def _one(endpoint: Endpoint) -> tuple[str, str | None]:
+    return endpoint.base_url, endpoint.model
 
 
 class Traffic:
@@ -67,6 +95,9 @@ class Traffic:
         hedging: when a slow call may ask a second endpoint; None: never.
         ambient: headers of the environment that are meant for nobody here.
         router: which pool a request goes to.
+        wire: who is told of the calls, and what their tokens are booked on.
+        usage: which endpoints tell the usage of a stream where they are asked.
+        ledger: shares with other processes what is spent; None: each goes by its own.
     """
 
     def __init__(
@@ -79,12 +110,15 @@ class Traffic:
         listener: Listener,
         ambient: Ambient | None = None,
         router: LaneRouter | None = None,
+        spending: Spending | None = None,
         has_canary: bool = True,
         hedge: float = 0.0,
         make_lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
     ) -> None:
         self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
-        self.listener, self.ambient = listener, ambient or Ambient({})
+        self.wire = Wire(listener, spending, pool.spent)
+        self.ledger: Ledger | None = None
+        self.usage, self.ambient = TellingUsage(), ambient or Ambient({})
         self.widths, self.references = Widths(), References()
         self.canaries = Canaries(
             self.references.knows, self.references.anchor, clock=time.monotonic, make_lock=make_lock
@@ -95,6 +129,7 @@ class Traffic:
         self._limits = Limits(deadline_s=spec.deadline_s, setting=f"{self.facade.function}.deadline_s")
         self._has_canary = has_canary
         self._version, self._may_differ = -1, False
+        self._budgeted_version = pool.version
 
     @property
     def longest_s(self) -> float:
@@ -115,6 +150,21 @@ class Traffic:
             self._may_differ = self._has_canary and may_differ(self.pool.endpoints)
             self._version = version
         return self._may_differ
+
+    def check_budget(self, tags: Collection[str]) -> None:
+        """Raises BudgetExceeded where what calls with these tags may spend is spent."""
+        spending = self.wire.spending
+        if spending is None:
+            return
+        if self.ledger is not None:
+            self.ledger.wake()
+        if (version := self.pool.version) != self._budgeted_version:
+            self._budgeted_version = version
+            for state in spending.exhausted():  # an endpoint that was swapped for another of its name
+                if state.endpoint is not None:
+                    self.pool.spent(state.endpoint, state.ends_in_s)
+        if (refusal := spending.refusal(tags)) is not None:
+            raise refused(self.facade.function, refusal)
 
     def story(self, wish: Wish) -> Story:
         """Of one call."""
@@ -151,11 +201,12 @@ class Asked:
         only: the name of the one endpoint that it is for.
         question: on the way to its pool; None where every endpoint may have it.
         among: that one endpoint, where its trust is demanded.
+        teller: tells what becomes of it.
     """
 
-    __slots__ = ("among", "began_at_s", "call", "only", "patience_s", "question", "wanted")
+    __slots__ = ("among", "began_at_s", "call", "only", "patience_s", "question", "teller", "wanted")
 
-    def __init__(self, request: httpx2.Request, call: Call) -> None:
+    def __init__(self, request: httpx2.Request, call: Call, wire: Wire, function: str) -> None:
         self.began_at_s = time.monotonic()
         self.patience_s: float | None = request.extensions.get("timeout", {}).get("read")
         self.call = call
@@ -166,6 +217,15 @@ class Asked:
             self.patience_s = min(self.patience_s or ROUTING_S, ROUTING_S)
         self.question: Question | None = None
         self.among: Selection | None = None
+        self.teller = Teller(
+            wire,
+            function,
+            call.operation,
+            call.model,
+            began_at_s=self.began_at_s,
+            tags=self.wanted.tags,
+            is_for_routing=self.wanted.is_for_routing,
+        )
 
     @property
     def decision(self) -> Decision | None:
@@ -187,29 +247,42 @@ class Sending:
 
     Attributes:
         canary: the kind of request for which it is a canary; None where it is the caller's own.
-        is_for_routing: the request is llmwire's own, to see which route a text is meant for.
+        teller: tells of the call.
+        is_hedge, has_moved: as the story says.
+        asks_usage: the usage of its stream is asked for, which its caller did not do.
+        sent_bytes, received_bytes: of the two bodies, as far as they are known.
+        pid: of the process that sends it.
         cut: what may end it from another thread; None: nothing does.
     """
 
     __slots__ = (
+        "asks_usage",
         "call",
         "canary",
         "chunk_s",
         "cut",
         "endpoint",
+        "has_moved",
         "is_callers_time",
-        "is_for_routing",
+        "is_hedge",
         "lease",
+        "pid",
+        "received_bytes",
         "sent_by",
+        "sent_bytes",
         "started_at_s",
+        "teller",
         "token",
         "watch",
     )
 
     def __init__(
-        self, call: Call, send: Send, *, chunk_s: float | None, is_callers_time: bool, canary: str | None = None
+        self, call: Call, send: Send, teller: Teller, *, chunk_s: float | None, is_callers_time: bool, asks_usage: bool
     ) -> None:
-        self.canary, self.is_for_routing = canary, False
+        self.canary, self.teller, self.asks_usage = send.canary, teller, asks_usage
+        self.is_hedge, self.has_moved = send.is_hedge, send.has_moved
+        self.sent_bytes = self.received_bytes = 0
+        self.pid = os.getpid()
         self.call, self.lease, self.endpoint = call, send.lease, send.lease.endpoint
         self.sent_by = send.ends_at_s
         self.is_callers_time = is_callers_time
@@ -222,8 +295,14 @@ class Sending:
     def begin_again(self) -> None:
         """Start the clock of the sending."""
         self.started_at_s = time.monotonic()
+        self.received_bytes = 0
         self.watch = Watch(min(self.sent_by, self.started_at_s + self.endpoint.timeouts.first_byte_s))
         self.watch.chunk_s, self.watch.cut = self.chunk_s, self.cut
+
+    @property
+    def model(self) -> str | None:
+        """What the endpoint is asked for."""
+        return self.endpoint.model or self.call.model
 
     def to_be_cut_by(self, cut: Cut | None) -> Sending:
         """Itself, which may be ended from another thread."""
@@ -276,11 +355,16 @@ class Facade:
             raise RuntimeError("this client was closed by its container; ask the container for a new one")
         traffic = self._traffic
         traffic.ambient.leave(request)
-        asked = Asked(request, Call(request, self._operation(request.url)))
-        if asked.only is not None:
-            asked.among = self._only(asked.only, asked.wanted)
-        else:
-            asked.question = traffic.router.question(asked.call, asked.wanted)
+        asked = Asked(request, Call(request, self._operation(request.url)), traffic.wire, self._function)
+        try:
+            traffic.check_budget(asked.wanted.tags)
+            if asked.only is not None:
+                asked.among = self._only(asked.only, asked.wanted)
+            else:
+                asked.question = traffic.router.question(asked.call, asked.wanted)
+        except BaseException as error:
+            self.broke_off(asked, error)
+            raise
         return asked
 
     def begin(self, asked: Asked) -> tuple[Story | Hedge, Callable[[Send], Sending]]:
@@ -288,6 +372,8 @@ class Facade:
         traffic, call, decision = self._traffic, asked.call, asked.decision
         if decision is not None and decision.is_named and traffic.router.model is not None:
             call = call.asking_for(traffic.router.model)
+        teller = asked.teller
+        teller.decision, teller.model = decision, call.model
         choice = decision.choice if decision is not None else None
         deadline_s = traffic.limits(choice).deadline_s
         wish = Wish(
@@ -309,30 +395,37 @@ class Facade:
         patience_s = asked.patience_s
         has_less = patience_s is not None and patience_s < longest_s
         callers_end_s = asked.ends_at_s(longest_s) if has_less else None
-        is_for_routing = asked.wanted.is_for_routing
 
         def sending(send: Send) -> Sending:
             network.check(send.lease.endpoint.server)
             its = call if send.canary is None else self._canary(call, send.canary)
             # A canary has less time, which is ours.
             is_callers = callers_end_s is not None and send.ends_at_s >= callers_end_s
-            made = Sending(its, send, chunk_s=patience_s, is_callers_time=is_callers, canary=send.canary)
-            made.is_for_routing = is_for_routing
-            return made
+            asks_usage = its.may_ask_usage and traffic.usage.may_be_asked_of(send.lease.endpoint)
+            return Sending(its, send, teller, chunk_s=patience_s, is_callers_time=is_callers, asks_usage=asks_usage)
 
         if traffic.hedging is not None and traffic.may_be_hedged(call, wish):
             size_bytes = len(call.content or b"")
             hedge = Hedge(traffic.hedging, wish, traffic.story, size_bytes=size_bytes, clock=time.monotonic)
+            teller.hedge = hedge
             return hedge, sending
         return traffic.story(wish), sending
 
     def concluded(self, asked: Asked, ending: Ending) -> httpx2.Response:
         """What the SDK gets. Raises our own errors, and httpx2's for what is local to this process."""
-        decision = asked.decision
+        decision, teller = asked.decision, asked.teller
         choice = None
         if decision is not None:
             choice = decision.larger if ending.has_moved else decision.choice
+        if ending.lease is not None and ending.outcome is not None:
+            if ending.is_denied:
+                teller.denied(ending.lease.endpoint)
+            teller.answered(ending.lease.endpoint, ending.outcome, has_moved=ending.has_moved)
         return concluded(self._function, ending, self._traffic.limits(choice), decision=decision)
+
+    def broke_off(self, asked: Asked, error: BaseException) -> None:
+        """A call ended with an error that is none of its answers."""
+        asked.teller.failed("cancelled" if not isinstance(error, Exception) else public_name(error))
 
     def _canary(self, call: Call, kind: str) -> Call:
         return call.canary() if kind == call.space else call.canary(self._traffic.references.request_of(kind))
@@ -364,7 +457,8 @@ class Facade:
         """The request as it goes to the endpoint, with its credential and no other."""
         call, endpoint = sending.call, sending.endpoint
         url = url_for(endpoint, call)  # first: where it raises, no key is among the variables
-        content = call.content_for(endpoint.model)
+        content = call.content_for(endpoint.model, asks_usage=sending.asks_usage)
+        sending.sent_bytes = len(content) if content is not None else 0
         headers = headers_for(endpoint, call, ambient=self._traffic.ambient, token=sending.token)
         if content is not None and (content or call.method in _WITH_BODY):
             headers.append((b"Content-Length", b"%d" % len(content)))
@@ -383,6 +477,21 @@ class Facade:
         is_refused = answer.status == 401 and expires(sending.endpoint.credential)
         return is_refused and sending.call.content is not None
 
+    def may_ask_less(self, sending: Sending, answer: Answer, content: bytes) -> bool:
+        """Whether a request may have been refused for its question for usage: it is to be sent again without."""
+        if not sending.asks_usage or answer.status not in _REFUSED or self._traffic.usage.is_told_by(sending.endpoint):
+            return False
+        if not may_mean_the_field("stream_options", decompressed(answer.headers, content, most_bytes(sending.call))):
+            return False
+        self.tell_again(sending, answer.status)
+        sending.asks_usage = False
+        return True
+
+    def has_asked(self, sending: Sending, answer: Answer) -> None:
+        """The answer shows whether the endpoint can be asked for the usage of a stream."""
+        if sending.call.may_ask_usage and answer.status < 300 and sending.endpoint.stream_usage:
+            self._traffic.usage.learn(sending.endpoint, tells=sending.asks_usage)
+
     def is_handed_on(self, sending: Sending, answer: Answer) -> bool:
         """Whether the body goes to the caller while it comes: of streams, and of what is not looked at."""
         call = sending.call
@@ -393,13 +502,14 @@ class Facade:
         call, headers = sending.call, answer.headers
         plain = decompressed(headers, content, most_bytes(call)) if encoding_of(headers) else content
         received = Received(answer.status, headers, answer.extensions, content=content)
+        sending.received_bytes = len(content)
         if answer.status >= 300:
             by_name = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
             outcome = of_status(call, answer.status, by_name, plain, received)
             assert outcome is not None  # noqa: S101  # for the type checker: it is no success
             self._hide_token(sending, received, plain)
             return outcome
-        fit, received.vectors = checked(call, plain, self._traffic.widths)
+        fit, received.vectors, received.usage, received.model = checked(call, plain, self._traffic.widths)
         if sending.canary is not None and received.vectors is not None:
             vector, request = received.vectors.matrix[0], call.content or b""
             self._traffic.references.check(sending.canary, vector, sending.endpoint.name, request)
@@ -443,22 +553,10 @@ class Facade:
             masked = reason.replace(secret, MASK.encode())
             received.extensions = {**received.extensions, "reason_phrase": masked}
 
-    def tell(self, sending: Sending, outcome: Outcome) -> None:
-        """Tell the listener how it ended."""
-        endpoint = sending.endpoint
-        event = AttemptEnded(
-            function=endpoint.function,
-            endpoint=endpoint.name,
-            server=endpoint.server,
-            operation=sending.call.operation,
-            status=outcome.status,
-            error=None if outcome.has_served or outcome.status is not None else outcome.label,
-            took_s=time.monotonic() - sending.started_at_s,
-            blame=None if outcome.blame is None else outcome.blame.value,
-            is_canary=sending.canary is not None,
-            is_for_routing=sending.is_for_routing,
-        )
-        tell(self._traffic.listener, event)
+    def tell_again(self, sending: Sending, status: int) -> None:
+        """An answer was refused that is asked for once more, at once and of the same endpoint."""
+        refused = Outcome(blame=Blame.ENDPOINT, label=str(status), status=status)
+        sending.teller.attempt(sending, refused, is_repeated=True)
 
     def __del__(self) -> None:
         if not getattr(self, "_is_closed", True) and self._pid == os.getpid():

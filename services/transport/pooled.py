@@ -45,14 +45,18 @@ class PoolTransport(Facade, httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
         asked = self.asked(request)
-        if asked.question is not None:
-            self._settle(asked, asked.question)
-        story, sending = self.begin(asked)
-        if isinstance(story, Hedge):
-            ending = drive_hedged(story, lambda send, cut: self._carried_out(sending(send).to_be_cut_by(cut)))
-        else:
-            ending = drive(story, lambda send: self._carried_out(sending(send)))
-        return self.concluded(asked, ending)
+        try:
+            if asked.question is not None:
+                self._settle(asked, asked.question)
+            story, sending = self.begin(asked)
+            if isinstance(story, Hedge):
+                ending = drive_hedged(story, lambda send, cut: self._carried_out(sending(send).to_be_cut_by(cut)))
+            else:
+                ending = drive(story, lambda send: self._carried_out(sending(send)))
+            return self.concluded(asked, ending)
+        except BaseException as error:
+            self.broke_off(asked, error)
+            raise
 
     def _settle(self, asked: Asked, question: Question) -> None:
         """Have the meaning of its text decide, where that is to be; and see what routes in shadow mode would do."""
@@ -76,12 +80,13 @@ class PoolTransport(Facade, httpx2.BaseTransport):
         try:
             outcome = self._outcome(sending)
             if outcome.is_stale and sending.may_be_repeated(self._traffic.spec):
+                sending.teller.attempt(sending, outcome, is_repeated=True)
                 self._servers.of(sending.endpoint).drop_idle()
                 sending.begin_again()
                 outcome = self._outcome(sending)
             return outcome
         finally:
-            self.tell(sending, outcome)
+            sending.teller.attempt(sending, outcome)
 
     def _outcome(self, sending: Sending) -> Outcome:
         try:
@@ -96,8 +101,10 @@ class PoolTransport(Facade, httpx2.BaseTransport):
         answer = self._sent(connections, sending)
         try:
             if self.may_renew(sending, answer) and self._has_renewed(sending):
+                self.tell_again(sending, answer.status)
                 answer.close()
                 answer = self._sent(connections, sending)
+            self.has_asked(sending, answer)
             answer.wait_at_most(sending.chunk_s)
             if self.is_handed_on(sending, answer):
                 return self._handed_on(sending, answer)
@@ -106,7 +113,9 @@ class PoolTransport(Facade, httpx2.BaseTransport):
             for part in answer.stream:
                 whole.add(part)
             answer.close()
-            return self.judged(sending, answer, whole.content())
+            if self.may_ask_less(sending, answer, content := whole.content()):
+                return self._exchanged(sending)
+            return self.judged(sending, answer, content)
         except BaseException:
             answer.close()
             raise
@@ -127,11 +136,13 @@ class PoolTransport(Facade, httpx2.BaseTransport):
 
     def _handed_on(self, sending: Sending, answer: SyncAnswer) -> Outcome:
         parts = parts_of(answer.headers, answer.stream)
-        progress, first = StreamProgress.of(sending.call), b""
+        progress, first = StreamProgress.of(sending.call, hides_usage=sending.asks_usage), b""
         while progress is not None and not progress.has_content:
-            first = progress.feed(_some(next(parts, None)))
+            part = _some(next(parts, None))
+            sending.received_bytes += len(part)
+            first = progress.feed(part)
         sending.may_go_on(answer)
-        course = Course(sending.lease, self._traffic.listener, progress, started_at_s=sending.started_at_s)
+        course = Course(sending, progress)
         return self.opened(sending, answer, Relay(first, parts, answer, sending.watch, course))
 
 
@@ -145,14 +156,18 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request of the SDK. Raises our own errors, and httpx2's for what is local to this process."""
         asked = self.asked(request)
-        if asked.question is not None:
-            await self._settle(asked, asked.question)
-        story, sending = self.begin(asked)
-        if isinstance(story, Hedge):
-            ending = await drive_hedged_async(story, lambda send: self._carried_out(sending(send)))
-        else:
-            ending = await drive_async(story, lambda send: self._carried_out(sending(send)))
-        return self.concluded(asked, ending)
+        try:
+            if asked.question is not None:
+                await self._settle(asked, asked.question)
+            story, sending = self.begin(asked)
+            if isinstance(story, Hedge):
+                ending = await drive_hedged_async(story, lambda send: self._carried_out(sending(send)))
+            else:
+                ending = await drive_async(story, lambda send: self._carried_out(sending(send)))
+            return self.concluded(asked, ending)
+        except BaseException as error:
+            self.broke_off(asked, error)
+            raise
 
     async def _settle(self, asked: Asked, question: Question) -> None:
         meaning = self._traffic.router.meaning
@@ -182,12 +197,13 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
         try:
             outcome = await self._outcome(sending)
             if outcome.is_stale and sending.may_be_repeated(self._traffic.spec):
+                sending.teller.attempt(sending, outcome, is_repeated=True)
                 (await self._servers.of(sending.endpoint).pool()).drop_idle()
                 sending.begin_again()
                 outcome = await self._outcome(sending)
             return outcome
         finally:
-            self.tell(sending, outcome)
+            sending.teller.attempt(sending, outcome)
 
     async def _outcome(self, sending: Sending) -> Outcome:
         left_s = (sending.watch.ends_at_s or sending.sent_by) - time.monotonic()
@@ -206,14 +222,18 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
         answer = await self._sent(pool, self.written(sending), sending)
         try:
             if self.may_renew(sending, answer) and await self._has_renewed(sending):
+                self.tell_again(sending, answer.status)
                 answer.close()
                 answer = await self._sent(pool, self.written(sending), sending)
+            self.has_asked(sending, answer)
             if self.is_handed_on(sending, answer):
                 return await self._handed_on(sending, answer)
             content = answer.content_now
             if content is None:
                 content = await self._read(sending, answer, timer)
             answer.close()
+            if self.may_ask_less(sending, answer, content):
+                return await self._exchanged(sending, timer)
             return self.judged(sending, answer, content)
         except BaseException:
             answer.close()
@@ -243,11 +263,13 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
 
     async def _handed_on(self, sending: Sending, answer: AsyncAnswer) -> Outcome:
         parts = async_parts_of(answer.headers, answer.stream)
-        progress, first = StreamProgress.of(sending.call), b""
+        progress, first = StreamProgress.of(sending.call, hides_usage=sending.asks_usage), b""
         while progress is not None and not progress.has_content:
-            first = progress.feed(_some(await anext(parts, None)))
+            part = _some(await anext(parts, None))
+            sending.received_bytes += len(part)
+            first = progress.feed(part)
         sending.may_go_on(answer)
-        course = Course(sending.lease, self._traffic.listener, progress, started_at_s=sending.started_at_s)
+        course = Course(sending, progress)
         return self.opened(sending, answer, AsyncRelay(first, parts, answer, sending.watch, course))
 
     async def _token(self, endpoint: Endpoint, *, refused: Secret | None = None) -> Secret | None:

@@ -57,6 +57,7 @@ class Relay(httpx2.SyncByteStream):
 
     def __del__(self) -> None:
         # Whoever read it is gone. Its lease settles itself; its connection must not stay open.
+        self._course.lost()
         self._answer.close()
 
 
@@ -111,6 +112,7 @@ class AsyncRelay(httpx2.AsyncByteStream):
         self._answer.close()
 
     def __del__(self) -> None:
+        self._course.lost()
         if self._is_open and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._answer.close)
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from ..errors import InvalidReply
+from ..usage import Usage
 from .call import UNREADABLE, Call, Kind
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES: Final = 32 * 2**20  #: of any answer but embeddings: no completion comes near it
 MAX_EMBEDDINGS_BYTES: Final = 256 * 2**20  #: 2,048 vectors of 3,072 numbers, written out, are 75 MB
 MAX_MODELS: Final = 1000  #: a caller who makes up names fills no memory
+MAX_COUNT: Final = 10**12  #: tokens of one answer: what is more was not counted, and would spoil every sum
+MAX_NAME: Final = 200  #: characters of a model's
 
 
 class WebPage(InvalidReply):
@@ -45,6 +48,8 @@ class _ChatChoice(msgspec.Struct):
 class _Chat(msgspec.Struct):
     choices: list[_ChatChoice]
     error: Any = None
+    usage: Any = None
+    model: Any = None
 
 
 class _TextChoice(msgspec.Struct):
@@ -54,11 +59,15 @@ class _TextChoice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_TextChoice]
     error: Any = None
+    usage: Any = None
+    model: Any = None
 
 
 class _Response(msgspec.Struct):
     output: list[msgspec.Raw]
     error: Any = None
+    usage: Any = None
+    model: Any = None
 
 
 class _Row(msgspec.Struct):
@@ -70,6 +79,7 @@ class _Embeddings(msgspec.Struct):
     data: list[_Row]
     error: Any = None
     usage: Any = None
+    model: Any = None
 
 
 class _PackedRow(msgspec.Struct):
@@ -81,6 +91,7 @@ class _PackedEmbeddings(msgspec.Struct):
     data: list[_PackedRow]
     error: Any = None
     usage: Any = None
+    model: Any = None
 
 
 class _Rows(msgspec.Struct):
@@ -140,10 +151,24 @@ class Widths:
             self._learnt[call.space] = width
 
 
-def checked(call: Call, content: bytes, widths: Widths | None = None) -> tuple[bytes, Vectors | None]:
-    """The answer's body, decompressed, as it may be handed on, and of embeddings their vectors.
+class Checked(NamedTuple):
+    """An answer that is one.
 
-    Embeddings are put in the order of their inputs.
+    Attributes:
+        content: its body as it may be handed on; embeddings are in the order of their inputs.
+        vectors: of embeddings.
+        usage: what it cost in tokens; None where its server did not say.
+        model: what it says that it is of.
+    """
+
+    content: bytes
+    vectors: Vectors | None = None
+    usage: Usage | None = None
+    model: str | None = None
+
+
+def checked(call: Call, content: bytes, widths: Widths | None = None) -> Checked:
+    """What an answer's body, decompressed, brings.
 
     Raises:
         InvalidReply: it is not what was asked for.
@@ -151,19 +176,62 @@ def checked(call: Call, content: bytes, widths: Widths | None = None) -> tuple[b
     """
     decoder = _DECODERS.get(call.kind)
     if decoder is None:
-        return content, None
+        return Checked(content)
     reply: Any = _embeddings(content) if call.kind is Kind.EMBEDDING else _decoded(decoder, call.kind, content)
     if call.kind is Kind.JSON:
-        return content, None
+        return Checked(content)
     if reply.error is not None and not (call.kind is Kind.RESPONSE and is_callers_failure(reply.error)):
         raise InvalidReply("its answer is an error with the status of a success")
     if call.kind is Kind.EMBEDDING:
-        return _checked_vectors(call, content, reply, widths or Widths())
+        fit, vectors = _checked_vectors(call, content, reply, widths or Widths())
+        return Checked(fit, vectors, usage_of_embeddings(reply.usage), name_of(reply.model))
     if call.is_streamed:
         raise InvalidReply("its answer is no stream, which was asked for")
     if call.kind is not Kind.RESPONSE and not reply.choices:
         raise InvalidReply("its answer has no choices")
-    return content, None
+    return Checked(content, None, usage_of(reply.usage), name_of(reply.model))
+
+
+def usage_of(raw: Any) -> Usage | None:
+    """The usage of a chat, a completion or a response; None where the server did not say, or counts nothing.
+
+    Args:
+        raw: whatever stands in that field.
+    """
+    if not isinstance(raw, dict):
+        return None
+    taken = _first(raw, "prompt_tokens", "input_tokens")
+    given = _first(raw, "completion_tokens", "output_tokens")
+    if not taken and not given:
+        return None
+    of_taken = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
+    of_given = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    return Usage(
+        input=taken or None,  # there is no request without a token: it was not counted
+        output=given,
+        cached=_first(of_taken, "cached_tokens") if isinstance(of_taken, dict) else None,
+        reasoning=_first(of_given, "reasoning_tokens") if isinstance(of_given, dict) else None,
+    )
+
+
+def usage_of_embeddings(raw: Any) -> Usage | None:
+    """The same of embeddings, which are no tokens themselves."""
+    tokens = _tokens(raw)
+    return Usage(input=tokens, output=0) if tokens else None
+
+
+def name_of(raw: Any) -> str | None:
+    """The name that an answer gives to its model."""
+    return raw if isinstance(raw, str) and 0 < len(raw) <= MAX_NAME else None
+
+
+def _first(counts: dict[str, Any], *names: str) -> int | None:
+    """The first that is a count."""
+    for name in names:
+        count = counts.get(name)
+        if type(count) is int and 0 <= count <= MAX_COUNT:
+            return count
+    return None
 
 
 def vectors_in(content: bytes, *, inputs: int) -> Vectors:
@@ -280,8 +348,8 @@ def _is_packed(raw: msgspec.Raw | bytes) -> bool:
 
 
 def _tokens(usage: Any) -> int:
-    counts = [usage.get(name) for name in ("prompt_tokens", "total_tokens")] if isinstance(usage, dict) else []
-    return next((count for count in counts if isinstance(count, int) and count > 0), 0)
+    counts = [_first(usage, name) for name in ("prompt_tokens", "total_tokens")] if isinstance(usage, dict) else []
+    return next((count for count in counts if count), 0)
 
 
 def _places(indexes: list[int | None]) -> list[int]:

@@ -12,8 +12,9 @@ from typing import Any, Final, Self
 import msgspec
 
 from ..errors import InvalidReply
+from ..usage import Usage
 from .call import UNREADABLE, Call, Kind
-from .reply import is_callers_failure
+from .reply import is_callers_failure, name_of, usage_of
 
 MAX_EVENT_BYTES: Final = 2**20  #: an event is a few words; a server that never ends one must not fill the memory
 MAX_RESPONSE_EVENT_BYTES: Final = 32 * 2**20  #: the last event of a response repeats all of it, with its images
@@ -37,9 +38,14 @@ class StreamProgress:
         has_content: something that a caller can use has come, or the whole answer, if it is empty.
         is_complete: every choice has said why it ended.
         has_failed: the server said in the stream that it failed, but in the API's own words, which are handed on.
+        usage: what it cost in tokens; None until the server says so.
+        model: what the answer says that it is of.
+
+    Args:
+        hides_usage: the event that tells the usage alone is not handed on: the caller did not ask for it.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, *, hides_usage: bool = False) -> None:
         self._is_response = call.kind is Kind.RESPONSE
         self._wanted = call.choices
         self._buffer = bytearray()
@@ -48,12 +54,15 @@ class StreamProgress:
         self._seen: set[int] = set()
         self._texts: list[str] = []
         self._is_deaf = False
+        self._hides_usage = hides_usage
+        self.usage: Usage | None = None
+        self.model: str | None = None
         self.has_content = self.is_complete = self.has_failed = False
 
     @classmethod
-    def of(cls, call: Call) -> Self | None:
+    def of(cls, call: Call, *, hides_usage: bool = False) -> Self | None:
         """For an answer to the call; None where its bytes are not looked at."""
-        return None if call.kind is Kind.OTHER else cls(call)
+        return None if call.kind is Kind.OTHER else cls(call, hides_usage=hides_usage)
 
     @property
     def received(self) -> str:
@@ -86,10 +95,12 @@ class StreamProgress:
         searched = max(len(buffer) - _LONGEST_BOUNDARY + 1, 0)  # not again from its beginning: it may come byte by byte
         buffer += part
         end = 0
+        hidden: list[tuple[int, int]] = []
         try:
             for boundary in _BOUNDARY.finditer(buffer, searched):
                 self._check_size(boundary.end() - end)
-                self._read(bytes(buffer[end : boundary.start()]))
+                if not self._read(bytes(buffer[end : boundary.start()])):
+                    hidden.append((end, boundary.end()))
                 end = boundary.end()
             self._check_size(len(buffer) - end)
         except InvalidReply:
@@ -98,17 +109,20 @@ class StreamProgress:
             self._is_deaf = True  # the caller gets the whole answer, whatever came after it
         whole = bytes(buffer[:end])
         del buffer[:end]
+        for start, stop in reversed(hidden):
+            whole = whole[:start] + whole[stop:]
         return whole
 
-    def _read(self, event: bytes) -> None:
+    def _read(self, event: bytes) -> bool:
+        """Take one event. Whether it is the caller's too."""
         name, data = _fields(event)
         if data.startswith(b"[DONE]"):  # as the SDK reads it
             self._settle_choices()
             if not self.is_complete:
                 raise EndedEarly("its stream is done before its answer is")
-            return
+            return True
         if not data:
-            return
+            return True
         try:
             body = _decode(data)
         except UNREADABLE as error:
@@ -124,8 +138,15 @@ class StreamProgress:
             raise InvalidReply("its stream tells of an error")
         if self._is_response:
             self._read_response(str(kind), body)
-        else:
-            self._read_choices(body.get("choices"))
+            return True
+        if self.model is None:
+            self.model = name_of(body.get("model"))
+        choices, usage = body.get("choices"), body.get("usage")
+        self._read_choices(choices)
+        if usage is None:
+            return True
+        self.usage = usage_of(usage) or self.usage
+        return bool(choices) or not self._hides_usage
 
     def _read_choices(self, choices: Any) -> None:
         if not isinstance(choices, list):
@@ -166,8 +187,13 @@ class StreamProgress:
         if kind.endswith(".delta"):
             self.has_content = True
         if kind in _LAST:
+            self._read_end(body.get("response"))
             self.has_content = self.is_complete = True
             self.has_failed = kind == "response.failed" and not is_callers_failure(_error_of(body))
+
+    def _read_end(self, response: Any) -> None:
+        if isinstance(response, dict):
+            self.usage, self.model = usage_of(response.get("usage")), name_of(response.get("model"))
 
 
 def _error_of(body: dict[str, Any]) -> Any:

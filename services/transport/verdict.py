@@ -122,12 +122,21 @@ def of_error(error: BaseException, watch: Watch, *, is_callers_time: bool) -> Ou
     return None
 
 
+def may_mean_the_field(name: str, content: bytes) -> bool:
+    """Whether a refusal may be of one field: it names that, or gives no reason that a program could read."""
+    if name.encode() in content:
+        return True
+    error = _error_in(content)
+    return error is None or not (error.has_code or error.param is not None or (_POLICY | _TOO_LONG) & error.words)
+
+
 class _Error:
     """The error object of an answer: what may be read of it."""
 
     def __init__(self, fields: Mapping[str, Any], body: Mapping[str, Any]) -> None:
         self.words = {str(fields[name]).lower() for name in ("code", "type") if fields.get(name) is not None}
         self.param = fields.get("param")
+        self.has_code = isinstance(fields.get("code"), str)  # some repeat the status there, as a number
         estimated = body.get("estimated_time")
         self.estimated_s: float | None = estimated if isinstance(estimated, int | float) else None
 

@@ -19,6 +19,7 @@ from llmwire.services.routing.endpoint import Dialect, Price
 from llmwire.services.routing.failover import AfterSend
 from llmwire.services.routing.route import Mode, Route
 from llmwire.services.routing.router import NamedPool
+from llmwire.services.routing.spending import Period, SpendingLimit, Unit
 from llmwire.services.secrets import Secret
 
 FUNCTIONS = ("completion", "embedding")
@@ -70,6 +71,11 @@ PLACES = {
     "tier": "config.f.tier  env.F_TIER",
     "tags": "config.f.tags  env.F_TAGS",
     "price": "config.f.price  env.F_PRICE",
+    "budget": "config.f.budget  env.F_BUDGET",
+    "budget_ledger": """
+        config.f.budget_ledger  env.F_BUDGET_LEDGER
+        config.budget_ledger  env.LLMWIRE_BUDGET_LEDGER""",
+    "stream_usage": "config.f.stream_usage  env.F_STREAM_USAGE",
     "pools": "config.f.pools",
     "routes": "config.f.routes",
     "routing": "config.f.routing  env.F_ROUTING",
@@ -111,6 +117,8 @@ PLACES_AT_ENDPOINT = {
     "tier": "config.f.endpoints.e.tier  env.F_E_TIER",
     "tags": "config.f.endpoints.e.tags  env.F_E_TAGS",
     "price": "config.f.endpoints.e.price  env.F_E_PRICE",
+    "budget": "config.f.endpoints.e.budget  env.F_E_BUDGET",
+    "stream_usage": "config.f.endpoints.e.stream_usage  env.F_E_STREAM_USAGE",
     "pools": "config.f.endpoints.e.pools  env.F_E_POOLS",
     "trust": "config.f.endpoints.e.trust  env.F_E_TRUST",
     "context_length": "config.f.endpoints.e.context_length  env.F_E_CONTEXT_LENGTH",
@@ -141,14 +149,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "routing": dict.fromkeys(FUNCTIONS, Mode.ON),
     "tokenizer": dict.fromkeys(FUNCTIONS, "auto"),
     "routing_timeout_s": {"completion": 0.15},
+    "stream_usage": {"completion": True},
     "connect_timeout_s": dict.fromkeys(FUNCTIONS, 2.0),
     "chunk_timeout_s": dict.fromkeys(FUNCTIONS, 30.0),
 }
 
 OF_EMBEDDINGS = ("canary", "dimensions", "hedge", "revision", "space")
-OF_COMPLETIONS = ("modalities", "routing_timeout_s", "structured_output", "tools")
+OF_COMPLETIONS = ("modalities", "routing_timeout_s", "stream_usage", "structured_output", "tools")
 #: those that mean something of its own at an endpoint, or nothing at a function
-NOT_INHERITED = ("model", "pools")
+NOT_INHERITED = ("budget", "model", "pools")
 
 SETTINGS = [
     (function, setting)
@@ -208,13 +217,17 @@ def written(setting: str, number: int, *, at: str = "function") -> tuple[Any, An
             return f"name-{number}", (f"name-{number}",)
         case "price":
             return f"{number}/{number + 1}", Price(input=number, output=number + 1)
+        case "budget":
+            return f"{number + 1}/day", (SpendingLimit(limit=number + 1, unit=Unit.COST, per=Period.DAY),)
+        case "budget_ledger":
+            return f"redis://value/{number}", Secret(f"redis://value/{number}")
         case "strategy":
             return list(Strategy)[number].value, list(Strategy)[number]
         case "failover_after_send":
             return list(AfterSend)[number].value, list(AfterSend)[number]
         case "dialect":
             return ("azure", Dialect.AZURE) if number % 2 else ("openai", Dialect.OPENAI)
-        case "azure_keyless" | "canary" | "structured_output" | "tools":
+        case "azure_keyless" | "canary" | "stream_usage" | "structured_output" | "tools":
             return ("yes", True) if number % 2 else ("no", False)
         case "api_path":
             return f"/v{number}", f"/v{number}"
@@ -650,13 +663,20 @@ def test_a_price_is_one_number_or_two(value, means):
 
 
 @pytest.mark.parametrize(
-    "value", [-1, "cheap", "1/2/3", "/2", "1/", math.nan, True, [1, 2], {"input": "a", "output": 1}]
+    "value", [-1, "cheap", "1/2/3/4", "1/2/", "/2", "1/", math.nan, True, [1, 2], {"input": "a", "output": 1}]
 )
 def test_an_impossible_price_is_refused(value):
     assert "a price of a million tokens" in refusal("price", value)
 
 
-@pytest.mark.parametrize("value", [{}, {"input": 1}, {"input": 1, "output": 1, "cached": 1}])
+@pytest.mark.parametrize("value", ["1/2/0.5", {"input": 1, "output": 2, "cached": 0.5}])
+def test_a_price_may_have_a_third_for_what_the_server_had_in_its_cache(value):
+    price = LLMContainer(config={"completion": {"price": value}}, env={}).completion.price()
+
+    assert price == Price(input=1.0, output=2.0, cached=0.5)
+
+
+@pytest.mark.parametrize("value", [{}, {"input": 1}, {"input": 1, "output": 1, "other": 1}])
 def test_a_table_of_prices_holds_two(value):
     assert "must hold input and output" in refusal("price", value)
 
@@ -775,3 +795,51 @@ def test_a_tokenizer_is_a_word_of_ours_or_an_encoding_as_it_is_called(value, mea
 def test_an_impossible_cosine_is_refused(value):
     with pytest.raises(Unfit, match="a cosine from -1 to 1"):
         values.cosine(value)
+
+
+def a_limit(limit, unit, per, tag=None):
+    return SpendingLimit(limit=limit, unit=unit, per=per, tag=tag)
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        ("5/day", [a_limit(5.0, Unit.COST, Period.DAY)]),
+        ("0.25 / hour", [a_limit(0.25, Unit.COST, Period.HOUR)]),
+        ("200_000 tokens/minute", [a_limit(200_000.0, Unit.TOKENS, Period.MINUTE)]),
+        (
+            "overnight: 1/day, 5/day",
+            [a_limit(1.0, Unit.COST, Period.DAY, "overnight"), a_limit(5.0, Unit.COST, Period.DAY)],
+        ),
+        (
+            ["5/day", {"tokens": 100, "per": "hour"}],
+            [a_limit(5.0, Unit.COST, Period.DAY), a_limit(100.0, Unit.TOKENS, Period.HOUR)],
+        ),
+        ({"cost": 2, "per": "Day", "tag": "a"}, [a_limit(2.0, Unit.COST, Period.DAY, "a")]),
+    ],
+)
+def test_a_budget_is_an_amount_for_a_time_and_perhaps_of_a_tag(value, means):
+    assert list(LLMContainer(config={"completion": {"budget": value}}, env={}).completion.budget()) == means
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("5", "'5', which is no budget"),
+        ("5/week", "'5/week', which is no budget"),
+        ("0/day", "an amount above 0"),
+        ("-5/day", "no budget"),
+        ("5/day, 6/day", "two budgets in cost for one day"),
+        ("a: 5/day, a: 6/day", "two budgets of the tag a in cost for one day"),
+        ("two words: 5/day", "must be one word"),
+        ([], "must be a budget, or a list"),
+        (5, "must be a budget, or a list"),
+        ([5], "must say cost or tokens, and per"),
+        ({"cost": 5}, "must say cost or tokens, and per"),
+        ({"cost": 5, "tokens": 5, "per": "day"}, "must say cost or tokens, and per"),
+        ({"cost": 5, "per": "day", "of": "a"}, "holds of, which no budget has"),
+        ({"cost": True, "per": "day"}, "an amount above 0"),
+    ],
+)
+def test_an_impossible_budget_is_refused(value, problem):
+    assert problem in refusal("budget", value)

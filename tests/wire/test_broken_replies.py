@@ -383,7 +383,9 @@ def test_a_fault_of_the_caller_s_surfaces_at_once_and_blames_nobody(trio, contai
 
     assert {type(answer) for answer in answers} <= set(_subclasses(error))
     assert {str(answer.status_code) for answer in answers} == {fault[:3]}
-    assert asked() == {"a": CALLS, "b": 0, "c": 0}
+    # A server that never took a stream may mean the question for usage where it does not say what it means.
+    twice = operation is CHAT_STREAM and fault in ("400", "422")
+    assert asked() == {"a": CALLS * (2 if twice else 1), "b": 0, "c": 0}
     for state in states(container, operation.function).values():
         assert (state.health, state.failed, state.in_flight) == (Health.OK, 0, 0)
 

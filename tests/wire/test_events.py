@@ -8,7 +8,7 @@ import openai
 import pytest
 from dependency_injector import providers
 
-from llmwire.services.events import AttemptEnded, EndpointPaused, StreamEnded
+from llmwire.services.events import AttemptEnded, CallEnded, EndpointPaused, StreamEnded
 
 from .callers import embedding, saying, served_by, text_of
 from .servers import delta, hang, in_turn, refuse, speak, trickle_body
@@ -36,23 +36,50 @@ def attempts_of(heard):
     return [event for event in heard if isinstance(event, AttemptEnded)]
 
 
+def calls_of(heard):
+    return [event for event in heard if isinstance(event, CallEnded)]
+
+
 def test_an_answered_call_is_told_once_with_all_that_happened(serve, listened, heard, caller):
     server = serve()
 
     caller.run(listened(completion=served_by(server)), saying("hi"))
 
-    [event] = heard
-    assert event == AttemptEnded(
+    attempt, ended = heard
+    assert attempt == AttemptEnded(
         function="completion",
         endpoint="default",
         server=server.url,
         operation="chat/completions",
         status=200,
         error=None,
-        took_s=event.took_s,
+        took_s=attempt.took_s,
         blame=None,
+        call=attempt.call,
+        model="a-model",
+        reply_model="a-model",
+        began_s=attempt.began_s,
+        sent_bytes=len(server.seen[0].content),
+        received_bytes=attempt.received_bytes,
     )
-    assert 0 < event.took_s < 60
+    assert 0 <= attempt.began_s <= attempt.began_s + attempt.took_s <= ended.took_s < 60
+    assert ended == CallEnded(
+        function="completion",
+        call=attempt.call,
+        operation="chat/completions",
+        pool="default",
+        route=None,
+        endpoint="default",
+        server=server.url,
+        model="a-model",
+        reply_model="a-model",
+        error=None,
+        took_s=ended.took_s,
+        first_content_s=None,
+        attempts=1,
+        usage=None,
+        cost=None,
+    )
 
 
 def test_each_function_is_told_of_under_its_own_name(serve, listened, heard, caller):
@@ -62,7 +89,7 @@ def test_each_function_is_told_of_under_its_own_name(serve, listened, heard, cal
     caller.run(container, saying("hi"))
     caller.run(container, embedding("hi"), function="embedding")
 
-    assert [(event.function, event.server, event.operation) for event in heard] == [
+    assert [(event.function, event.server, event.operation) for event in attempts_of(heard)] == [
         ("completion", text.url, "chat/completions"),
         ("embedding", vectors.url, "embeddings"),
     ]
@@ -118,7 +145,11 @@ def test_a_server_that_is_down_is_told(serve, listened, heard, caller):
     with pytest.raises(openai.APIConnectionError):
         caller.run(listened(completion=served_by(server)), saying("hi"))
 
-    assert [(event.status, event.error, event.server) for event in heard] == [(None, "ConnectError", server.url)] * 3
+    told = [(event.error, event.server, event.was_sent) for event in attempts_of(heard)]
+    assert told == [("ConnectError", server.url, False)] * 3
+    assert [(event.error, event.endpoint, event.attempts) for event in calls_of(heard)] == [
+        ("ConnectError", "default", 3)
+    ]
 
 
 def test_each_attempt_of_a_call_is_told(serve, listened, heard, caller):
@@ -137,14 +168,19 @@ def test_each_attempt_of_a_call_is_told(serve, listened, heard, caller):
     ]
 
 
-def test_a_kept_connection_that_turns_out_dead_costs_no_attempt(serve, listened, heard):
+def test_a_kept_connection_that_turns_out_dead_is_told_as_repeated(serve, listened, heard):
     server = serve(in_turn(speak, lambda exchange: exchange.hang_up(), speak))
     client = listened(completion=served_by(server)).completion_client()
 
     for _ in range(2):
         saying("hi")(client)
 
-    assert [(event.status, event.blame) for event in heard] == [(200, None)] * 2
+    assert [(event.status, event.is_repeated) for event in attempts_of(heard)] == [
+        (200, False),
+        (None, True),
+        (200, False),
+    ]
+    assert [event.error for event in calls_of(heard)] == [None, None]
     assert (len(server.seen), server.accepted) == (3, 2)
 
 
@@ -155,7 +191,7 @@ def test_an_endpoint_that_asks_to_be_left_alone_is_told_as_paused(serve, listene
     with pytest.raises(openai.APIStatusError):
         caller.run(listened(completion=served_by(server)), saying("hi"))
 
-    assert [event for event in heard if not isinstance(event, AttemptEnded)] == [
+    assert [event for event in heard if not isinstance(event, AttemptEnded | CallEnded)] == [
         EndpointPaused(function="completion", endpoint="default", for_s=60.0)
     ]
 
@@ -164,7 +200,7 @@ def test_a_body_that_comes_too_slowly_is_told_as_an_attempt_without_an_answer(se
     with pytest.raises(openai.APITimeoutError):
         caller.run(listened(completion=served_by(serve(trickle_body), deadline_s=0.3)), saying("hi"))
 
-    [event] = heard
+    [event] = attempts_of(heard)
     assert (event.status, event.error, event.blame) == (None, "ReadTimeout", "endpoint")
     assert 0.2 < event.took_s < 20
 
@@ -173,7 +209,9 @@ def test_a_time_that_the_caller_gave_is_not_the_endpoint_s_fault(serve, listened
     with pytest.raises(openai.APITimeoutError):
         caller.run(listened(completion=served_by(serve(hang))), saying("hi", timeout=0.3))
 
-    assert [(event.status, event.error, event.blame) for event in heard] == [(None, "timeout", "cancelled")]
+    told = [(event.status, event.error, event.blame) for event in attempts_of(heard)]
+    assert told == [(None, "timeout", "cancelled")]
+    assert [event.error for event in calls_of(heard)] == ["timeout"]
 
 
 def one_word(exchange):
@@ -190,9 +228,12 @@ def test_a_stream_is_told_when_its_first_content_came_and_when_it_ended(serve, l
         assert [(type(event), event.status) for event in heard] == [(AttemptEnded, 200)]
         list(stream)
 
-    attempt, ended = heard
-    assert ended == StreamEnded(function="completion", endpoint="default", error=None, took_s=ended.took_s)
-    assert attempt.took_s <= ended.took_s < 60
+    attempt, ended, call = heard
+    assert attempt.is_open
+    assert (type(ended), ended.endpoint, ended.error, ended.call) == (StreamEnded, "default", None, attempt.call)
+    assert (type(call), call.error, call.attempts) == (CallEnded, None, 1)
+    assert attempt.took_s <= ended.took_s <= call.took_s < 60
+    assert 0 < call.first_content_s <= call.took_s
 
 
 def test_an_asynchronous_stream_is_told_in_the_same_way(serve, listened, heard):
@@ -207,8 +248,8 @@ def test_an_asynchronous_stream_is_told_in_the_same_way(serve, listened, heard):
 
     asyncio.run(main())
 
-    assert [event.error for event in heard] == [None, None]
-    assert isinstance(heard[1], StreamEnded)
+    assert [event.error for event in heard] == [None, None, None]
+    assert [type(event) for event in heard] == [AttemptEnded, StreamEnded, CallEnded]
 
 
 def cut(exchange):
@@ -237,9 +278,10 @@ def test_a_stream_that_did_not_come_to_its_end_is_told_once_with_the_reason(serv
             with pytest.raises(openai.APIConnectionError):
                 list(stream)
 
-    attempt, ended = heard
+    attempt, ended, call = heard
     assert (attempt.status, attempt.error) == (200, None)
     assert (type(ended), ended.error) == (StreamEnded, error)
+    assert (type(call), call.error) == (CallEnded, error)
 
 
 def test_a_cancelled_call_is_told_as_cancelled(serve, listened, heard):
@@ -254,10 +296,13 @@ def test_a_cancelled_call_is_told_as_cancelled(serve, listened, heard):
 
     asyncio.run(main())
 
-    assert [(event.status, event.error, event.blame) for event in heard] == [(None, "cancelled", "cancelled")]
+    assert [(event.status, event.error, event.blame) for event in attempts_of(heard)] == [
+        (None, "cancelled", "cancelled")
+    ]
+    assert [event.error for event in calls_of(heard)] == ["cancelled"]
 
 
-def test_a_refused_url_is_no_attempt(serve, listened, heard, caller):
+def test_a_refused_url_is_no_call(serve, listened, heard, caller):
     with pytest.raises(openai.APIConnectionError):
         caller.run(listened(completion=served_by(serve())), lambda client: client.get("/../admin", cast_to=object))
 

@@ -13,7 +13,7 @@ import pytest
 from dependency_injector import providers
 
 from llmwire.services import recorded
-from llmwire.services.events import AttemptEnded
+from llmwire.services.events import AttemptEnded, CallEnded
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.hedging import MIN_SAMPLES
 from llmwire.services.testing.standin import embed
@@ -171,9 +171,12 @@ def test_the_cut_attempt_is_told_as_cancelled_and_nothing_else_is(trio, a_lane, 
     asked(container, caller)
     wait_for_players()
 
-    assert all(isinstance(event, AttemptEnded) for event in heard)
-    told = [(event.endpoint, event.blame) for event in heard if not event.is_canary]
-    assert sorted(told, key=str) == [("a", "cancelled"), ("b", None)]
+    attempts = [event for event in heard if isinstance(event, AttemptEnded) and not event.is_canary]
+    told = [(event.endpoint, event.blame, event.is_duplicate, event.is_hedge) for event in attempts]
+    assert sorted(told, key=str) == [("a", "cancelled", True, False), ("b", None, False, True)]
+    [call] = [event for event in heard if not isinstance(event, AttemptEnded)]
+    assert (type(call), call.endpoint, call.error, call.is_hedged) == (CallEnded, "b", None, True)
+    assert {event.call for event in attempts} == {call.call}
 
 
 def wait_for_players():

@@ -12,6 +12,7 @@ import pytest
 from app_example.routing import CASES, served
 from llmwire.container import NoRoute
 from llmwire.services import recorded, routed
+from llmwire.services.events import CallEnded
 from llmwire.services.routing.hedging import MIN_SAMPLES
 from llmwire.services.testing import FaultServer
 
@@ -458,7 +459,8 @@ def test_where_nobody_can_have_it_the_reasons_say_why(serve, contain, caller):
     assert caught.value.reasons.keys() == {"small", "blind"}
     assert caught.value.reasons["small"].startswith("too small: it holds 1000 tokens")
     assert caught.value.reasons["blind"] == "unable to take an image"
-    assert small.seen == blind.seen == heard.events == []
+    assert small.seen == blind.seen == []
+    assert [(type(event), event.error, event.attempts) for event in heard.events] == [(CallEnded, "NoRoute", 0)]
 
 
 def test_a_request_without_a_text_is_of_no_length(serve, contain, caller):

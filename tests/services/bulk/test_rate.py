@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llmwire.services.bulk.rate import ABSENT_S, AGAIN_S, RateLimit
 from llmwire.services.errors import ConfigError
 
-from .redis_server import RedisServer
+from ..redis_server import RedisServer
 
 A_MINUTES_START_S = 60.0 * 30_000_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 
 import httpcore2
@@ -10,13 +11,16 @@ import httpx2
 import pytest
 
 from llmwire.services.errors import InvalidReply
-from llmwire.services.events import StreamEnded
+from llmwire.services.events import CallEnded, StreamEnded
 from llmwire.services.routing.endpoint import Endpoint
+from llmwire.services.routing.failover import Send
 from llmwire.services.routing.outcome import CANCELLED, Blame, Outcome
 from llmwire.services.transport.body import Interrupted, Stalled, Truncated
 from llmwire.services.transport.call import Call
 from llmwire.services.transport.course import Course
+from llmwire.services.transport.facade import Sending
 from llmwire.services.transport.stream import StreamProgress
+from llmwire.services.transport.telling import Teller, Wire
 
 FAILED = {"blame": Blame.ENDPOINT, "is_failure": True}
 
@@ -39,18 +43,26 @@ class Story:
 
     def __init__(self, *parts, operation="chat/completions", is_stream=True):
         request = httpx2.Request("POST", f"http://facade.test/v1/{operation}", json={"stream": True})
-        self.lease, self.told = Lease(), []
-        self.progress = StreamProgress(Call(request, operation)) if is_stream else None
-        self.course = Course(self.lease, self.told.append, self.progress, started_at_s=0.0)
+        call = Call(request, operation)
+        self.lease, self.events = Lease(), []
+        self.wire = Wire(self.events.append)
+        teller = Teller(self.wire, "completion", operation, "a-model", began_at_s=0.0, tags=(), is_for_routing=False)
+        sending = Sending(
+            call, Send(self.lease, math.inf), teller, chunk_s=None, is_callers_time=False, asks_usage=False
+        )
+        self.progress = StreamProgress(call) if is_stream else None
+        self.course = Course(sending, self.progress)
         for part in parts:
             self.course.take(part)
 
     @property
     def ends(self):
         """How it was settled, and what was told of that."""
-        assert all(isinstance(event, StreamEnded) and event.took_s > 0 for event in self.told)
-        assert {(event.function, event.endpoint) for event in self.told} <= {("completion", "a")}
-        return self.lease.settled, [event.error for event in self.told]
+        assert [type(event) for event in self.events] in ([], [StreamEnded, CallEnded])
+        assert all(event.took_s >= 0 for event in self.events)
+        assert {(event.function, event.endpoint) for event in self.events} <= {("completion", "a")}
+        assert len({event.error for event in self.events}) < 2
+        return self.lease.settled, [event.error for event in self.events[:1]]
 
 
 def chunk(finish=None, **delta):
@@ -229,8 +241,33 @@ def test_a_listener_that_fails_harms_no_answer():
     def broken(event):
         raise RuntimeError
 
-    lease = Lease()
+    story = Story(is_stream=False)
+    story.wire.listener = broken
 
-    Course(lease, broken, None, started_at_s=0.0).ended()
+    story.course.ended()
 
-    assert lease.settled == [Outcome()]
+    assert story.lease.settled == [Outcome()]
+
+
+def test_a_course_that_is_collected_is_told_of_with_the_next_event_as_a_listener_may_hold_a_lock():
+    story = Story(HELLO)
+
+    story.course.lost()
+    assert story.events == []
+    story.wire.tell(StreamEnded(function="completion", endpoint="b", error=None, took_s=1.0))
+
+    assert [(type(event), event.endpoint, event.error) for event in story.events] == [
+        (StreamEnded, "a", "cancelled"),
+        (CallEnded, "a", "cancelled"),
+        (StreamEnded, "b", None),
+    ]
+
+
+def test_a_course_that_is_collected_after_its_end_is_not_told_of_again():
+    story = Story(HELLO, STOP)
+    story.course.ended()
+
+    story.course.lost()
+    story.wire.tell(StreamEnded(function="completion", endpoint="b", error=None, took_s=1.0))
+
+    assert [event.endpoint for event in story.events] == ["a", "a", "b"]

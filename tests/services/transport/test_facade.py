@@ -5,6 +5,7 @@ import pytest
 
 from llmwire.services.transport.call import Call
 from llmwire.services.transport.facade import ROUTING_S, Asked
+from llmwire.services.transport.telling import Wire
 from llmwire.services.wanted import routing
 
 
@@ -12,7 +13,7 @@ def asked(timeout_s=None):
     request = httpx2.Request(
         "POST", "http://facade.test/v1/embeddings", json={"input": "x"}, extensions={"timeout": {"read": timeout_s}}
     )
-    return Asked(request, Call(request, "embeddings"))
+    return Asked(request, Call(request, "embeddings"), Wire(lambda event: None), "embedding")
 
 
 @pytest.mark.parametrize(("timeout_s", "may_take_s"), [(None, 0.15), (120.0, 0.15), (0.3, 0.15), (0.1, 0.05)])

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from llmwire.services.errors import AllEndpointsFailed, DeadlineExceeded, InvalidReply, NetworkRefused, NoRoute
-from llmwire.services.events import AttemptEnded, RequestRouted, RouteFailed
+from llmwire.services.events import AttemptEnded, CallEnded, RequestRouted, RouteFailed
 from llmwire.services.provenance import recorded
 from llmwire.services.routing.backoff import BackoffSpec
 from llmwire.services.routing.budget import Budget
@@ -30,6 +30,7 @@ from llmwire.services.transport.facade import Sending, Traffic
 from llmwire.services.transport.patterns import searching
 from llmwire.services.transport.pooled import AsyncPoolTransport, PoolTransport
 from llmwire.services.transport.router import NO_MEANING, LaneRouter
+from llmwire.services.transport.telling import Teller, Wire
 from llmwire.services.wanted import routing
 
 from .peers import PATIENCE_S, answer, listening, silent
@@ -171,7 +172,7 @@ def test_a_call_that_waits_when_its_transport_is_closed_is_told(a_transport):
 
 
 @KINDS
-def test_what_the_gate_raises_is_neither_wrapped_nor_told(kind, a_transport):
+def test_what_the_gate_raises_is_not_wrapped_and_is_told_as_no_attempt(kind, a_transport):
     def refuse(server, /):
         raise NetworkRefused(server)
 
@@ -184,7 +185,7 @@ def test_what_the_gate_raises_is_neither_wrapped_nor_told(kind, a_transport):
     finally:
         network.set_gate(None)
 
-    assert told == []
+    assert [(type(event), event.error, event.attempts) for event in told] == [(CallEnded, "NetworkRefused", 0)]
     assert transport.pool.snapshot()[0].in_flight == 0
 
 
@@ -195,7 +196,8 @@ def an_attempt(*, sent_by, first_byte_s=60.0):
     endpoint = Endpoint(function="completion", name="a", base_url=URL, timeouts=Timeouts(first_byte_s=first_byte_s))
     lease = type("Lease", (), {"endpoint": endpoint})()
     call = Call(httpx2.Request("GET", f"{URL}/models"), "models")
-    return Sending(call, Send(lease, sent_by), chunk_s=None, is_callers_time=False)
+    teller = Teller(Wire(ignored), "completion", "models", None, began_at_s=0.0, tags=(), is_for_routing=False)
+    return Sending(call, Send(lease, sent_by), teller, chunk_s=None, is_callers_time=False, asks_usage=False)
 
 
 def test_an_attempt_that_begins_again_has_only_the_time_that_is_left():

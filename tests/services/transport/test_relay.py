@@ -19,6 +19,9 @@ class Told:
     def given_up(self):
         self.calls.append("given up")
 
+    def lost(self):
+        self.calls.append("lost")
+
     def close(self):
         self.calls.append("closed")
 

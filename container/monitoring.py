@@ -1,0 +1,31 @@
+"""The meters of a container's lanes, and the report of them. Connects; counts nothing itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmwire.services.forking import renew_in_child
+from llmwire.services.monitoring.meter import Meter
+from llmwire.services.monitoring.report import FunctionReport, Report
+
+from .settings import FUNCTIONS
+
+
+def meter(function: str) -> Meter:
+    """What counts for one function."""
+    made = Meter(function)
+    renew_in_child(made)
+    return made
+
+
+def report(container: Any) -> Report:
+    """Of the lanes that were used: of the others there is nothing to tell, and their settings may not even be there."""
+    lanes = [(function, container.providers[function]) for function in FUNCTIONS]
+    return Report(functions=tuple(_of_one(function, lane) for function, lane in lanes if lane.traffic.initialized))
+
+
+def _of_one(function: str, lane: Any) -> FunctionReport:
+    lane.traffic().wire.catch_up()
+    return FunctionReport(
+        function=function, figures=lane.meter().snapshot(), endpoints=lane.pool().snapshot(), budgets=lane.budgets()
+    )
