@@ -66,5 +66,9 @@ GOALS = (
     Goal(says="1,000 concurrent calls: errors", key="1000 llmwire errors", most=0),
     Goal(says="a pick at 10 endpoints, us", key="pick 10", most=5),
     Goal(says="20 mixed routes decide of a short request, us", key="20 mixed routes 300 B: decide", most=10),
+    Goal(says="sync: CPU of a call that is metered, of one that is not", key="metering sync chat", most=1.03),
+    Goal(says="async: the same", key="metering async chat", most=1.03),
+    Goal(says="a snapshot of 20 endpoints, ms", key="snapshot ms", most=1),
+    Goal(says="memory of a meter after 600,000 calls, of that after 400,000", key="meter growth", most=1.01),
     Goal(says="no routes, us", key="no routes 300 B", most=0.5),
 )
