@@ -115,6 +115,8 @@ class StreamEnded:
 class CallEnded:
     """A request of the application came to its end, with all of its attempts; of a stream to the end of that.
 
+    It is the last event of its call, but for the attempt that lost against a hedge, which may be told of later.
+
     Attributes:
         call: its number in this process.
         operation: the API path below the base URL, as in `chat/completions`.
