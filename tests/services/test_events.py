@@ -1,23 +1,26 @@
 """Events are frozen facts; a listener cannot harm the call that it hears of."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 
 from llmwire.services import (
     AttemptEnded,
     BreakerChanged,
+    BudgetReached,
+    CallEnded,
     ConfigWarned,
     EndpointDisabled,
     EndpointPaused,
+    EndpointsChanged,
+    FailoverDenied,
+    LedgerFailed,
+    Listeners,
     RequestRouted,
     RouteFailed,
     StreamEnded,
 )
 from llmwire.services.events import tell
-from llmwire.services.monitoring import logs
-from llmwire.services.monitoring.logs import EVERY_S, log
 
 WARNED = ConfigWarned(function="completion", key="completion.api_key", origin="env.OPENAI_API_KEY", message="goes far")
 ENDED = AttemptEnded(
@@ -38,6 +41,27 @@ OTHERS = [
     StreamEnded(function="completion", endpoint="a", error=None, took_s=1.0),
     RequestRouted(function="completion", route="maths", pool="long", took_s=0.001),
     RouteFailed(function="completion", route="maths", problem="its pattern took too long"),
+    EndpointsChanged(function="completion", added=("b",), removed=("a",), changed=()),
+    FailoverDenied(function="completion", endpoint="a"),
+    BudgetReached(function="completion", budget="5/day", endpoint=None, tag=None, spent=5.0, for_s=60.0),
+    LedgerFailed(function="completion", problem="ConnectionError"),
+    CallEnded(
+        function="completion",
+        call=1,
+        operation="chat/completions",
+        pool="default",
+        route=None,
+        endpoint="a",
+        server="http://localhost:8000",
+        model="m",
+        reply_model="m",
+        error=None,
+        took_s=0.5,
+        first_content_s=None,
+        attempts=1,
+        usage=None,
+        cost=None,
+    ),
 ]
 
 
@@ -70,73 +94,25 @@ def test_what_is_no_ordinary_error_passes_through():
         tell(interrupted, ENDED)
 
 
-def test_a_warning_is_one_line_of_the_log_and_an_attempt_is_none(caplog):
-    log(WARNED)
-    log(ENDED)
+def test_of_several_listeners_each_hears_it_whatever_another_one_does():
+    def broken(event):
+        raise RuntimeError(event)
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "completion.api_key (from env.OPENAI_API_KEY): goes far"
-    ]
-    assert caplog.records[0].name == "llmwire"
+    heard = []
 
+    Listeners(heard.append, broken, heard.append)(ENDED)
 
-# A route that breaks does so for every request.
-
-
-def a_failure(*, function="completion", route="maths", problem="its pattern took too long"):
-    return RouteFailed(function=function, route=route, problem=problem)
-
-
-@pytest.fixture
-def now(monkeypatch):
-    """A clock of the log, moved by hand; nothing was told of before."""
-    now = SimpleNamespace(s=1000.0)
-    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: now.s))
-    monkeypatch.setattr(logs, "_last_told_s", {})
-    return now
-
-
-def test_a_route_that_could_not_be_decided_is_a_warning_and_a_decision_is_none(caplog, now):
-    caplog.set_level("DEBUG", logger="llmwire")
-
-    log(RequestRouted(function="completion", route="maths", pool="long", took_s=0.001))
-    log(a_failure())
-
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        (
-            "WARNING",
-            "completion route maths could not be decided, and was passed over: its pattern took too long",
-        )
-    ]
-
-
-def test_a_route_that_breaks_again_and_again_is_warned_of_once_in_a_while(caplog, now):
-    for _ in range(3):
-        log(a_failure())
-    now.s += EVERY_S - 1
-    log(a_failure())
-    assert len(caplog.records) == 1
-
-    now.s += 1
-    log(a_failure())
-
-    assert len(caplog.records) == 2
+    assert heard == [ENDED, ENDED]
 
 
 @pytest.mark.parametrize(
-    "other", [{"function": "embedding"}, {"route": "verse"}, {"problem": "its pattern raised ValueError"}], ids=str
+    ("blame", "status", "error", "label"),
+    [
+        (None, 200, None, None),
+        ("endpoint", 503, None, "503"),
+        ("endpoint", None, "ConnectError", "ConnectError"),
+        ("cancelled", None, "timeout", "timeout"),
+    ],
 )
-def test_another_function_or_route_or_problem_is_warned_of_for_itself(caplog, now, other):
-    log(a_failure())
-
-    log(a_failure(**other))
-
-    assert len(caplog.records) == 2
-
-
-def test_the_first_failure_is_told_also_where_the_clock_has_just_begun(caplog, now):
-    now.s = 0.0
-
-    log(a_failure())
-
-    assert len(caplog.records) == 1
+def test_an_attempt_has_one_word_for_what_failed(blame, status, error, label):
+    assert dataclasses.replace(ENDED, blame=blame, status=status, error=error).label == label

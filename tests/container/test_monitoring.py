@@ -1,0 +1,83 @@
+"""Each lane has a meter that listens whatever the listener is; a report tells of the lanes that were used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from dependency_injector import containers, providers
+
+from llmwire.container import LLMContainer, overriding
+from llmwire.services import Report, log
+from llmwire.services.testing import FakeCompletions, StandIn
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(stand_in):
+    return {"completion": {"base_url": stand_in.base_url, "price": "1/2"}, "embedding": {"base_url": stand_in.base_url}}
+
+
+@pytest.fixture
+def container(settings):
+    container = LLMContainer(config=settings, env={})
+    yield container
+    container.shutdown_resources()
+
+
+def test_a_report_tells_of_the_functions_that_were_used(container):
+    assert container.report() == Report(functions=())
+
+    container.completion_service().complete("hi")
+
+    [of_completion] = container.report().functions
+    figures = of_completion.figures.figures()
+    assert (of_completion.function, figures.calls, figures.attempts) == ("completion", 1, 1)
+    assert figures.cost > 0
+    assert [state.name for state in of_completion.endpoints] == ["default"]
+    assert json.dumps(container.report().as_dict())
+
+
+def test_the_meter_counts_also_where_another_listener_hears(container):
+    heard = []
+    container.listener.override(providers.Object(heard.append))
+
+    container.embedding_service().embed_one("hi")
+
+    assert container.embedding.meter().snapshot().figures().calls == 1
+    assert heard
+
+
+def test_each_function_has_a_meter_of_its_own_and_always_the_same(container):
+    assert container.completion.meter() is container.completion.meter()
+    assert container.completion.meter() is not container.embedding.meter()
+
+
+def test_inside_of_a_larger_container_it_is_the_same(settings):
+    class Application(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        llm = providers.Container(LLMContainer, config=config.llm)
+
+    application = Application(config={"llm": settings})
+    application.llm.completion_service().complete("hi")
+
+    [of_completion] = application.llm.report().functions
+
+    assert of_completion.figures.figures().calls == 1
+    application.shutdown_resources()
+
+
+def test_a_fake_is_counted_by_nobody(container):
+    with overriding(container, completion_client=FakeCompletions("hello")):
+        container.completion_service().complete("hi")
+
+    assert container.completion.meter().snapshot().series == ()
+
+
+def test_the_log_is_the_listener_of_who_names_none(container):
+    assert container.listener() is log
