@@ -27,7 +27,7 @@ BUDGET: Final = "Write it as in 5/day or 200000 tokens/minute; of one tag as in 
 BUDGET_TABLE: Final = "Write it as in { cost = 5, per = 'day' } or { tokens = 200000, per = 'minute', tag = 'a' }."
 
 _BUDGET: Final = re.compile(
-    r"(?:(?P<tag>[^:]+):\s*)?(?P<amount>[0-9][0-9_.e]*)\s*(?P<tokens>tokens\s*)?/\s*(?P<per>minute|hour|day)",
+    r"(?:(?P<tag>[^:]+):\s*)?(?P<amount>[0-9][0-9_.e+-]*)\s*(?P<tokens>tokens\s*)?/\s*(?P<per>minute|hour|day)",
     re.IGNORECASE | re.ASCII,
 )
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
@@ -158,7 +158,7 @@ def _budget_of_text(written: str) -> SpendingLimit:
         raise Unfit(f"holds {written.strip()!r}, which is no budget", BUDGET)
     unit = Unit.TOKENS if found["tokens"] else Unit.COST
     tag = None if found["tag"] is None else word(found["tag"].strip())
-    return SpendingLimit(limit=_limit(found["amount"]), unit=unit, per=Period(found["per"].lower()), tag=tag)
+    return SpendingLimit(limit=_limit(found["amount"], unit), unit=unit, per=Period(found["per"].lower()), tag=tag)
 
 
 def _budget_of_table(table: Any) -> SpendingLimit:
@@ -169,15 +169,26 @@ def _budget_of_table(table: Any) -> SpendingLimit:
     unit = Unit.TOKENS if "tokens" in table else Unit.COST
     per = Period(_one_of(table["per"], [period.value for period in Period]))
     tag = None if table.get("tag") is None else word(table["tag"])
-    return SpendingLimit(limit=_limit(table[unit.value]), unit=unit, per=per, tag=tag)
+    return SpendingLimit(limit=_limit(table[unit.value], unit), unit=unit, per=per, tag=tag)
 
 
-def _limit(raw: Any) -> float:
-    return _number(raw.replace("_", "") if isinstance(raw, str) else raw, float, "an amount above 0, as in 5 or 0.25")
+def _limit(raw: Any, unit: Unit) -> float:
+    written = raw.replace("_", "") if isinstance(raw, str) else raw
+    if unit is Unit.TOKENS:
+        return _number(written, float, "a whole number of tokens up to 1e12, as in 200000", fits=_is_whole)
+    return _number(written, float, "an amount above 0, from a billionth to 1e12, as in 5 or 0.25", fits=_is_amount)
 
 
 def _above_0(number: float) -> bool:
     return number > 0
+
+
+def _is_whole(number: float) -> bool:
+    return 1 <= number <= 1e12 and number == int(number)
+
+
+def _is_amount(number: float) -> bool:
+    return 1e-9 <= number <= 1e12
 
 
 def _from_0(number: float) -> bool:

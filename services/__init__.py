@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .monitoring.logs import log
     from .monitoring.meter import Meter
     from .monitoring.opentelemetry import OpenTelemetry
+    from .monitoring.prometheus import PrometheusCollector
     from .monitoring.queued import Queued
     from .monitoring.report import FunctionReport, Report
     from .provenance import Attempt, Provenance, recorded
@@ -80,6 +81,7 @@ __all__ = [
     "Listeners",
     "Meter",
     "OpenTelemetry",
+    "PrometheusCollector",
     "Provenance",
     "Queued",
     "RateLimit",
@@ -131,6 +133,7 @@ _HOMES = {
     "Listeners": "events",
     "Meter": "monitoring.meter",
     "OpenTelemetry": "monitoring.opentelemetry",
+    "PrometheusCollector": "monitoring.prometheus",
     "Provenance": "provenance",
     "Queued": "monitoring.queued",
     "RateLimit": "bulk.rate",

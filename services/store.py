@@ -42,9 +42,11 @@ def opened(store: str, *, key: str = "store", timeout_s: float = TIMEOUT_S) -> t
     url = f"redis{store.removeprefix('valkey')}" if store.startswith("valkey") else store  # redis-py speaks to both
     try:
         storage = RedisStorage(url, key_prefix=PREFIX, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        # Connects to nobody, and only reads the options. What limits says of a client is not all that redis-py's has.
+        storage.get_connection().connection_pool.make_connection()  # type: ignore[attr-defined]  # see above
     except ConfigurationError:
         raise _not_installed("redis", key) from None
-    except ValueError:
+    except (TypeError, ValueError):
         raise has_bad_option(key) from None
     return storage, place
 

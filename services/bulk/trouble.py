@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from ..errors import AllEndpointsFailed, InvalidInput, InvalidReply
+from ..errors import AllEndpointsFailed, BudgetExceeded, InvalidInput, InvalidReply
 from ..transport.retry_after import retry_after_s
 
+SOON_S: Final = 60.0  #: a budget of a minute is waited for, as a busy server is; one of an hour ends the run
 _REASON_CHARS: Final = 300  #: of what a server says about a text, which it may repeat in full
 
 #: the connection errors of clients that are imported, if they are
@@ -53,6 +54,9 @@ def trouble_of(error: BaseException) -> Trouble:
     """What an exception means: of the SDK, of ours, or of Python."""
     if isinstance(error, AllEndpointsFailed):
         return Trouble(kind=_of_all(error), error=error, retry_after_s=error.retry_after_s)
+    if isinstance(error, BudgetExceeded):
+        is_soon_over = error.retry_after_s is not None and error.retry_after_s <= SOON_S
+        return Trouble(kind=Kind.BUSY if is_soon_over else Kind.FATAL, error=error, retry_after_s=error.retry_after_s)
     if isinstance(error, InvalidInput):
         return Trouble(kind=Kind.REFUSED, error=error)
     status = getattr(error, "status_code", None)

@@ -1,4 +1,4 @@
-"""The log lines of llmwire: one for each change of state, none for each call. The only module that logs.
+"""The log lines of llmwire: one for each change of state, none for each call. The only one that says what the log says.
 
 Every record carries its event's fields as `record.llmwire`, a dict, for formatters that write JSON.
 """

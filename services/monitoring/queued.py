@@ -71,8 +71,8 @@ class Queued:
                 thread = threading.Thread(target=self._work, name="llmwire listener", daemon=True)
                 thread.start()
                 self._thread = thread
-        except RuntimeError:  # the interpreter ends
-            self._is_closed = True
+        except RuntimeError:  # there is no thread to be had now; the next event tries again
+            pass
         finally:
             self._starting.release()
 

@@ -43,20 +43,20 @@ class Member:
         generation: counts the changes of health; the result of an attempt that began before one says nothing of now.
         probes_due: successes that are wanted, one call at a time, before it is well; 0 where it is.
         refused: models that the server does not know, and until when that is believed.
-        is_over_budget: it is paused as what may be spent there is spent.
+        budget_until_s: what may be spent there is spent until then.
         verified: kinds of embedding requests for which its vectors were found to be of the pool's space; forgotten when
             it fails or is disabled, as it may come back with another model.
     """
 
     __slots__ = (
         "breaker",
+        "budget_until_s",
         "disabled_until_s",
         "disables",
         "endpoint",
         "failed",
         "generation",
         "is_draining",
-        "is_over_budget",
         "is_probing",
         "last_error",
         "last_status",
@@ -77,7 +77,8 @@ class Member:
         self.generation = self.probes_due = self.served = self.failed = 0
         self.pauses = self.disables = self.wrong_urls = 0
         self.paused_until_s = self.disabled_until_s = -math.inf
-        self.is_probing = self.is_draining = self.is_over_budget = False
+        self.is_probing = self.is_draining = False
+        self.budget_until_s = -math.inf
         self.reason = self.last_error = ""
         self.last_status: int | None = None
         self.refused: dict[str, float] = {}
@@ -128,7 +129,7 @@ class Member:
 
     def may_spend(self, now_s: float) -> bool:
         """Whether it is not left alone for the sake of its budget."""
-        return not self.is_over_budget or now_s >= self.paused_until_s
+        return now_s >= self.budget_until_s
 
     def trust_again(self) -> None:
         """Ask it at once, as its credential is another or nobody stands beside it. What was before says nothing now."""
@@ -187,7 +188,7 @@ class Verdicts:
 
     def spent(self, member: Member, for_s: float, now_s: float) -> list[Event]:
         """What may be spent there is spent, for so long."""
-        member.is_over_budget = True
+        member.budget_until_s = now_s + for_s
         until_s = max(member.paused_until_s, now_s + for_s)
         if until_s <= member.paused_until_s:
             return []
@@ -240,7 +241,6 @@ class Verdicts:
         for_s = min(asked_s, spec.pause_cap_s) or doubled(spec.pause_s, member.pauses, cap_s=spec.pause_cap_s)
         if now_s + for_s <= member.paused_until_s:  # what was asked for only ever lengthens
             return []
-        member.is_over_budget = False
         member.paused_until_s = now_s + for_s
         self._needs(member, 1)
         endpoint = member.endpoint

@@ -459,7 +459,7 @@ def _why(member: Member, model: str | None, now_s: float) -> str:
         return f"disabled after {member.reason}, asked again in {member.disabled_until_s - now_s:.0f} s"
     if health is Health.PAUSED:
         if not member.may_spend(now_s):
-            return f"over its budget for {member.paused_until_s - now_s:.0f} s"
+            return f"over its budget for {member.budget_until_s - now_s:.0f} s"
         return f"paused after {member.last_error or 'a failure'} for {member.paused_until_s - now_s:.1f} s"
     return str(health)
 

@@ -57,7 +57,7 @@ class SpendingLimit:
     endpoint: str | None = None
 
     def __str__(self) -> str:
-        amount = f"{self.limit:.12g}" if self.limit < 1e12 else str(self.limit)
+        amount = f"{self.limit:.9f}".rstrip("0").rstrip(".")  # billionths are the smallest that is counted
         return f"{amount}{' tokens' if self.unit is Unit.TOKENS else ''}/{self.per}"
 
     @property
@@ -105,9 +105,13 @@ class Share:
 
 
 class _Account:
-    """What is spent of one limit in one period: own amounts that others know, or not yet, and those of the others."""
+    """What is spent of one limit in one period: the total of all as it was learnt, and what is not in that.
 
-    __slots__ = ("is_told", "limit", "most", "on_its_way", "own", "parts", "period", "shared")
+    It never gets less, so that what is reached stays reached. A store that is restarted may have forgotten all: whoever
+    had learnt it goes on counting it, and misses what others tell the store before this process asks it again.
+    """
+
+    __slots__ = ("forgotten", "inherited", "is_told", "limit", "most", "on_its_way", "own", "parts", "period", "total")
 
     def __init__(self, limit: SpendingLimit) -> None:
         self.limit, self.parts = limit, _PARTS[limit.unit]
@@ -117,7 +121,7 @@ class _Account:
 
     def _begin(self, period: int) -> None:
         self.period = period
-        self.own = self.on_its_way = self.shared = 0
+        self.own = self.on_its_way = self.inherited = self.total = self.forgotten = 0
         self.is_told = False
 
     def at(self, now_s: float) -> _Account:
@@ -128,11 +132,23 @@ class _Account:
 
     @property
     def spent(self) -> int:
-        return self.shared + self.on_its_way + self.own
+        return self.total + self.forgotten + self.inherited + self.on_its_way + self.own
 
     @property
     def is_reached(self) -> bool:
         return self.spent >= self.most
+
+    def learn(self, total: int, amount: int) -> None:
+        """All have spent this together, the amount that was on its way included."""
+        by_others = total - amount - self.total
+        self.forgotten += max(0, -by_others)
+        self.inherited -= min(max(0, by_others), self.inherited)
+        self.total, self.on_its_way = total, self.on_its_way - amount
+
+    def inherit(self) -> None:
+        """In a child: what the parent has not told yet is the parent's to tell, and counts here until it is told."""
+        self.inherited += self.on_its_way + self.own
+        self.on_its_way = self.own = 0
 
     def ends_in_s(self, now_s: float) -> float:
         return (self.period + 1) * self.limit.per.seconds - now_s
@@ -155,7 +171,8 @@ class Spending:
     Args:
         function: whose it is.
         limits: no two of one scope.
-        wall_clock: seconds since 1970: the periods are those of the calendar, the same on every machine.
+        wall_clock: seconds since 1970: the periods are those of the calendar, the same on every machine. It is read
+            under the lock, so that a thread that had to wait for it does not begin a period that is over.
         make_lock: makes a lock; called again in a child process, whose parent's may be held for ever.
     """
 
@@ -181,8 +198,8 @@ class Spending:
             tokens, cost: None where it is not known, and nothing is booked.
         """
         known = {Unit.TOKENS: tokens, Unit.COST: cost}
-        now_s = self._wall_clock()
         with self._lock:
+            now_s = self._wall_clock()
             reached = []
             for account in self._accounts:
                 limit, amount = account.limit, known[account.limit.unit]
@@ -198,8 +215,8 @@ class Spending:
         """The limit for whose sake a call must not be made; None where it may. Of several the one that ends last."""
         if not self._may_be_reached:
             return None
-        now_s = self._wall_clock()
         with self._lock:
+            now_s = self._wall_clock()
             reached = [account for account in self._reached_now(now_s) if account.limit.endpoint is None]
             states = [each.state(now_s) for each in reached if each.limit.tag is None or each.limit.tag in tags]
         return max(states, key=lambda state: state.ends_in_s, default=None)
@@ -208,30 +225,35 @@ class Spending:
         """The limits of endpoints that are reached: these are to be left alone until they end."""
         if not self._may_be_reached:
             return ()
-        now_s = self._wall_clock()
         with self._lock:
+            now_s = self._wall_clock()
             return tuple(each.state(now_s) for each in self._reached_now(now_s) if each.limit.endpoint is not None)
 
     def state(self) -> tuple[BudgetState, ...]:
         """Every limit, and what is spent of it."""
-        now_s = self._wall_clock()
         with self._lock:
+            now_s = self._wall_clock()
             return tuple(account.at(now_s).state(now_s) for account in self._accounts)
 
     def shares(self) -> tuple[Share, ...]:
         """What is to be told to others: it counts as on its way until `learnt` or `give_back` takes it."""
-        now_s = self._wall_clock()
         with self._lock:
+            now_s = self._wall_clock()
             return tuple(self._share(account.at(now_s), now_s) for account in self._accounts)
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether something was spent that others do not know."""
+        return any(account.own for account in self._accounts)
 
     def learnt(self, share: Share, total: int) -> tuple[BudgetReached, ...]:
         """A share was told, and all processes together have spent this. Which limit that has reached."""
-        now_s = self._wall_clock()
         with self._lock:
+            now_s = self._wall_clock()
             account = self._account_of(share, now_s)
             if account is None:
                 return ()
-            account.shared, account.on_its_way = total, account.on_its_way - share.amount
+            account.learn(total, share.amount)
             return tuple(self._reached(account, now_s))
 
     def give_back(self, share: Share) -> None:
@@ -246,7 +268,7 @@ class Spending:
         """In a child: what the parent has spent counts, and is the parent's to tell."""
         self._lock = self._make_lock()
         for account in self._accounts:
-            account.shared, account.own, account.on_its_way = account.spent, 0, 0
+            account.inherit()
 
     def _share(self, account: _Account, now_s: float) -> Share:
         amount, account.own = account.own, 0

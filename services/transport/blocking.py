@@ -274,13 +274,16 @@ class SyncAnswer:
         if self._connection is not None:
             self._connection.read_s = read_s
 
-    def finish(self, within_s: float) -> None:
-        """Read the end of a body that nobody reads any further, so that its connection may be used again."""
-        if self._connection is None or self._incoming.is_complete:
-            return
-        self._connection.read_s = within_s
-        with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):
-            self._connection.receive(self._incoming)
+    def finish(self, within_s: float) -> bytes:
+        """Read the end of a body that nobody reads any further, so that its connection may be used again.
+
+        What of it came.
+        """
+        if self._connection is not None and not self._incoming.is_complete:
+            self._connection.read_s = within_s
+            with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):
+                self._connection.receive(self._incoming)
+        return self._incoming.take()
 
     def close(self) -> None:
         """Give the connection back where the body was read to its end; else close it."""

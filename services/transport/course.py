@@ -5,6 +5,7 @@ Settles the lease, once, and tells of it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -78,6 +79,20 @@ class Course:
         """Nobody reads on. After the end of the answer that is its end too."""
         self._settle(self._served() if self.is_complete else CANCELLED)
 
+    def completes(self) -> bool:
+        """Whether all that was asked for is there. Then it has served, whatever its body says; `closed` tells of it."""
+        if self._is_over or not self.is_complete:
+            return False
+        self._end(self._served())
+        return True
+
+    def closed(self, rest: bytes) -> None:
+        """What came after the answer was complete, before its body was closed: mostly how many tokens it has cost."""
+        if self._progress is not None and rest:
+            with contextlib.suppress(InvalidReply):
+                self.take(rest)
+        self._tell(self._served())
+
     def lost(self) -> None:
         """Whoever read it is gone, and this is told while garbage is collected. The lease settles itself."""
         if not self._is_over:
@@ -98,9 +113,12 @@ class Course:
     def _settle(self, outcome: Outcome) -> None:
         if self._is_over:
             return
+        self._end(outcome)
+        self._tell(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
         self._is_over = True
         self._sending.lease.settle(outcome, self._first_content_at_s - self._sending.started_at_s)
-        self._tell(outcome)
 
     def _tell(self, outcome: Outcome, *, is_garbage: bool = False) -> None:
         progress = self._progress

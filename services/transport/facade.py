@@ -17,7 +17,7 @@ import httpcore2
 import httpx2
 
 from ..errors import NoRoute, public_name
-from ..events import Listener
+from ..events import ConfigWarned, Listener
 from ..routing.balancer import Randomness
 from ..routing.budget import Budget
 from ..routing.canary import Canaries, may_differ
@@ -36,7 +36,7 @@ from .body import decompressed, encoding_of, without_encoding
 from .call import Call, Kind
 from .conclusion import Limits, Received, concluded, refused
 from .course import BROKEN
-from .deadline import Cut, Watch
+from .deadline import Cut, Phase, Watch
 from .dialect import Ambient, headers_for, operation_of, url_for
 from .identity import NoToken
 from .ledger import Ledger
@@ -46,13 +46,15 @@ from .references import References
 from .reply import Widths, checked, most_bytes
 from .router import LaneRouter, Question, asks_of
 from .telling import Teller, Wire
-from .verdict import may_mean_the_field, of_error, of_status, without_frames
+from .verdict import may_mean_any_field, names_the_field, of_error, of_status, without_frames
 from .written import Written
 
 FAILED = (*BROKEN, NoToken, httpcore2.UnsupportedProtocol)  #: what may go wrong in an attempt
 
 STALE_S = 1.0  #: far more than a round trip
 ROUTING_S = 5.0  #: of an embedding that decides where a text goes: one that comes late serves the next request
+NAMED_S = 3600.0  #: a server that does not know the question learns it with its next version
+UNNAMED_S = 300.0  #: where it was perhaps another thing that it refused
 _REFUSED = frozenset({400, 422})  #: what servers say to a field that they do not know
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _KNOWN_PATHS = 1000  #: a caller who makes up paths fills no memory
@@ -61,27 +63,46 @@ Answer = SyncAnswer | AsyncAnswer
 
 
 class TellingUsage:
-    """Which endpoints tell the usage of a stream where they are asked; of the others nobody knows it."""
+    """Which endpoints tell the usage of a stream where they are asked, model by model; of the others nobody knows it.
 
-    def __init__(self) -> None:
-        self._tells: dict[tuple[str, str | None], bool] = {}
+    Args:
+        clock: seconds, monotonic.
+    """
 
-    def may_be_asked_of(self, endpoint: Endpoint) -> bool:
-        """Whether it did not refuse the question."""
-        return endpoint.stream_usage and self._tells.get(_one(endpoint), True)
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._takes: set[_Asked] = set()
+        self._refuses_until_s: dict[_Asked, float] = {}
 
-    def is_told_by(self, endpoint: Endpoint) -> bool:
-        """Whether it has taken the question before: what it refuses is not that."""
-        return self._tells.get(_one(endpoint), False)
+    def may_be_asked(self, endpoint: Endpoint, call: Call) -> bool:
+        """Whether it did not refuse the question lately."""
+        if not (call.may_ask_usage and endpoint.stream_usage):
+            return False
+        until_s = self._refuses_until_s.get(_asked(endpoint, call)) if self._refuses_until_s else None
+        return until_s is None or self._clock() >= until_s
 
-    def learn(self, endpoint: Endpoint, *, tells: bool) -> None:
-        """It took a request with the question, or one without it after it had refused the other."""
-        if len(self._tells) < _KNOWN_PATHS:
-            self._tells[_one(endpoint)] = tells
+    def takes(self, endpoint: Endpoint, call: Call) -> bool:
+        """Whether it has taken the question before: a refusal that does not name it is of something else."""
+        return _asked(endpoint, call) in self._takes
+
+    def taken(self, endpoint: Endpoint, call: Call) -> None:
+        """It took a request with the question."""
+        if len(self._takes) < _KNOWN_PATHS:
+            self._takes.add(_asked(endpoint, call))
+
+    def refused(self, endpoint: Endpoint, call: Call, for_s: float) -> None:
+        """It took a request without the question after it had refused one with it."""
+        if len(self._refuses_until_s) < _KNOWN_PATHS:
+            self._refuses_until_s[_asked(endpoint, call)] = self._clock() + for_s
 
 
-def _one(endpoint: Endpoint) -> tuple[str, str | None]:
-    return endpoint.base_url, endpoint.model
+_Asked = tuple[str, str | None, str | None, str | None, Kind]
+
+
+def _asked(endpoint: Endpoint, call: Call) -> _Asked:
+    """What of a request decides which server takes it in the end, also behind a gateway."""
+    model = endpoint.model or call.model
+    return endpoint.base_url, endpoint.deployment, endpoint.api_version, model, call.kind
 
 
 class Traffic:
@@ -118,7 +139,7 @@ class Traffic:
         self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
         self.wire = Wire(listener, spending, pool.spent)
         self.ledger: Ledger | None = None
-        self.usage, self.ambient = TellingUsage(), ambient or Ambient({})
+        self.usage, self.ambient = TellingUsage(time.monotonic), ambient or Ambient({})
         self.widths, self.references = Widths(), References()
         self.canaries = Canaries(
             self.references.knows, self.references.anchor, clock=time.monotonic, make_lock=make_lock
@@ -187,6 +208,7 @@ class Traffic:
     def renew_after_fork(self) -> None:
         """In a child process."""
         self.router.renew_after_fork()
+        self.wire.renew_after_fork()
         self.canaries.renew_after_fork()
         self.references.renew_after_fork()
         if self.hedging is not None:
@@ -250,6 +272,7 @@ class Sending:
         teller: tells of the call.
         is_hedge, has_moved: as the story says.
         asks_usage: the usage of its stream is asked for, which its caller did not do.
+        without_usage_s: it was refused for that question, as it seems, and for so long it is not to be asked again.
         sent_bytes, received_bytes: of the two bodies, as far as they are known.
         pid: of the process that sends it.
         cut: what may end it from another thread; None: nothing does.
@@ -274,6 +297,7 @@ class Sending:
         "teller",
         "token",
         "watch",
+        "without_usage_s",
     )
 
     def __init__(
@@ -282,6 +306,7 @@ class Sending:
         self.canary, self.teller, self.asks_usage = send.canary, teller, asks_usage
         self.is_hedge, self.has_moved = send.is_hedge, send.has_moved
         self.sent_bytes = self.received_bytes = 0
+        self.without_usage_s: float | None = None
         self.pid = os.getpid()
         self.call, self.lease, self.endpoint = call, send.lease, send.lease.endpoint
         self.sent_by = send.ends_at_s
@@ -298,6 +323,12 @@ class Sending:
         self.received_bytes = 0
         self.watch = Watch(min(self.sent_by, self.started_at_s + self.endpoint.timeouts.first_byte_s))
         self.watch.chunk_s, self.watch.cut = self.chunk_s, self.cut
+
+    def goes_on_anew(self) -> None:
+        """Another request follows at once, in the same attempt: nothing of it was sent yet, and it has a first byte."""
+        watch = self.watch
+        watch.phase, watch.is_fresh = Phase.LOCAL, False
+        watch.ends_at_s = min(self.sent_by, time.monotonic() + self.endpoint.timeouts.first_byte_s)
 
     @property
     def model(self) -> str | None:
@@ -401,7 +432,7 @@ class Facade:
             its = call if send.canary is None else self._canary(call, send.canary)
             # A canary has less time, which is ours.
             is_callers = callers_end_s is not None and send.ends_at_s >= callers_end_s
-            asks_usage = its.may_ask_usage and traffic.usage.may_be_asked_of(send.lease.endpoint)
+            asks_usage = traffic.usage.may_be_asked(send.lease.endpoint, its)
             return Sending(its, send, teller, chunk_s=patience_s, is_callers_time=is_callers, asks_usage=asks_usage)
 
         if traffic.hedging is not None and traffic.may_be_hedged(call, wish):
@@ -421,7 +452,10 @@ class Facade:
             if ending.is_denied:
                 teller.denied(ending.lease.endpoint)
             teller.answered(ending.lease.endpoint, ending.outcome, has_moved=ending.has_moved)
-        return concluded(self._function, ending, self._traffic.limits(choice), decision=decision)
+        response = concluded(self._function, ending, self._traffic.limits(choice), decision=decision)
+        if ending.outcome is None:  # nobody was asked: it is an answer of our own
+            teller.failed(str(response.status_code))
+        return response
 
     def broke_off(self, asked: Asked, error: BaseException) -> None:
         """A call ended with an error that is none of its answers."""
@@ -479,18 +513,31 @@ class Facade:
 
     def may_ask_less(self, sending: Sending, answer: Answer, content: bytes) -> bool:
         """Whether a request may have been refused for its question for usage: it is to be sent again without."""
-        if not sending.asks_usage or answer.status not in _REFUSED or self._traffic.usage.is_told_by(sending.endpoint):
+        if not sending.asks_usage or answer.status not in _REFUSED:
             return False
-        if not may_mean_the_field("stream_options", decompressed(answer.headers, content, most_bytes(sending.call))):
+        plain = decompressed(answer.headers, content, most_bytes(sending.call))
+        is_named = names_the_field("stream_options", plain)
+        takes = self._traffic.usage.takes(sending.endpoint, sending.call)
+        if not is_named and (takes or not may_mean_any_field(plain)):
             return False
         self.tell_again(sending, answer.status)
-        sending.asks_usage = False
+        sending.asks_usage, sending.without_usage_s = False, NAMED_S if is_named else UNNAMED_S
+        sending.goes_on_anew()
         return True
 
     def has_asked(self, sending: Sending, answer: Answer) -> None:
         """The answer shows whether the endpoint can be asked for the usage of a stream."""
-        if sending.call.may_ask_usage and answer.status < 300 and sending.endpoint.stream_usage:
-            self._traffic.usage.learn(sending.endpoint, tells=sending.asks_usage)
+        if answer.status >= 300:
+            return
+        endpoint, call, wire = sending.endpoint, sending.call, self._traffic.wire
+        if sending.asks_usage:
+            self._traffic.usage.taken(endpoint, call)
+        elif sending.without_usage_s is not None:
+            self._traffic.usage.refused(endpoint, call, sending.without_usage_s)
+            if wire.spending is not None:
+                message = f"{endpoint.name} does not tell the usage of streams: these are in no budget"
+                key = f"{self._function}.stream_usage"
+                wire.tell(ConfigWarned(function=self._function, key=key, origin=endpoint.server, message=message))
 
     def is_handed_on(self, sending: Sending, answer: Answer) -> bool:
         """Whether the body goes to the caller while it comes: of streams, and of what is not looked at."""

@@ -318,6 +318,11 @@ class AsyncAnswer:
         return self._incoming.take() if self._incoming.is_complete else None
 
     @property
+    def come(self) -> bytes:
+        """What has come of the body and was not read yet."""
+        return self._incoming.take()
+
+    @property
     def stream(self) -> AsyncIterator[bytes]:
         """The parts of the body as they come."""
         return self._parts()

@@ -81,6 +81,7 @@ class PoolTransport(Facade, httpx2.BaseTransport):
             outcome = self._outcome(sending)
             if outcome.is_stale and sending.may_be_repeated(self._traffic.spec):
                 sending.teller.attempt(sending, outcome, is_repeated=True)
+                outcome = CANCELLED
                 self._servers.of(sending.endpoint).drop_idle()
                 sending.begin_again()
                 outcome = self._outcome(sending)
@@ -198,6 +199,7 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
             outcome = await self._outcome(sending)
             if outcome.is_stale and sending.may_be_repeated(self._traffic.spec):
                 sending.teller.attempt(sending, outcome, is_repeated=True)
+                outcome = CANCELLED
                 (await self._servers.of(sending.endpoint).pool()).drop_idle()
                 sending.begin_again()
                 outcome = await self._outcome(sending)
@@ -233,6 +235,7 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
                 content = await self._read(sending, answer, timer)
             answer.close()
             if self.may_ask_less(sending, answer, content):
+                timer.reschedule(_when(sending, (sending.watch.ends_at_s or sending.sent_by) - time.monotonic()))
                 return await self._exchanged(sending, timer)
             return self.judged(sending, answer, content)
         except BaseException:
@@ -242,10 +245,10 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
     async def _read(self, sending: Sending, answer: AsyncAnswer, timer: asyncio.Timeout) -> bytes:
         """The whole body, each part of it in time."""
         whole = Whole(most_bytes(sending.call))
-        timer.reschedule(_when(sending))
+        timer.reschedule(_when(sending, sending.chunk_s))
         async for part in answer.stream:
             whole.add(part)
-            timer.reschedule(_when(sending))
+            timer.reschedule(_when(sending, sending.chunk_s))
         return whole.content()
 
     async def _has_renewed(self, sending: Sending) -> bool:
@@ -287,7 +290,7 @@ def _some(part: bytes | None) -> bytes:
     return part
 
 
-def _when(sending: Sending) -> float:
+def _when(sending: Sending, within_s: float) -> float:
     """By when the next part must be there, on the clock of the running loop."""
-    left_s = min(sending.sent_by - time.monotonic(), sending.chunk_s)
+    left_s = min(sending.sent_by - time.monotonic(), within_s)
     return asyncio.get_running_loop().time() + left_s

@@ -49,10 +49,12 @@ class Relay(httpx2.SyncByteStream):
                 yield handed_on
 
     def close(self) -> None:
-        is_complete = self._course.is_complete
-        self._course.given_up()  # first: a thread that reads meanwhile would blame the server for the end
-        if is_complete:  # the SDK stops at the last event; what ends the body comes behind it
-            self._answer.finish(END_S)
+        # First of all: a thread that reads meanwhile would blame the server for the end.
+        if self._course.completes():
+            # The SDK stops at the last event, or its caller before that; what ends the body comes behind it.
+            self._course.closed(self._answer.finish(END_S))
+        else:
+            self._course.given_up()
         self._answer.close()
 
     def __del__(self) -> None:
@@ -97,7 +99,10 @@ class AsyncRelay(httpx2.AsyncByteStream):
                 yield handed_on
 
     async def aclose(self) -> None:
-        self._course.given_up()
+        if self._course.completes():
+            self._course.closed(self._answer.come)
+        else:
+            self._course.given_up()
         self._close()
 
     async def _next(self) -> bytes | None:

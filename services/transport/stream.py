@@ -27,6 +27,12 @@ _decode = msgspec.json.Decoder().decode
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
+#: fields of the event that is there only as it was asked for
+_OF_USAGE_EVENT: Final = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"}
+)
+
+
 class EndedEarly(InvalidReply):
     """The server says `[DONE]`, which has the SDK stop reading, before the answer is complete."""
 
@@ -145,8 +151,10 @@ class StreamProgress:
         self._read_choices(choices)
         if usage is None:
             return True
-        self.usage = usage_of(usage) or self.usage
-        return bool(choices) or not self._hides_usage
+        told = usage_of(usage)
+        self.usage = told or self.usage
+        # Hidden is what tells the usage and nothing else: some servers put their own fields there.
+        return told is None or bool(choices) or not self._hides_usage or not body.keys() <= _OF_USAGE_EVENT
 
     def _read_choices(self, choices: Any) -> None:
         if not isinstance(choices, list):

@@ -36,7 +36,7 @@ class Wire:
         leave_alone: is given an endpoint's name and for how many seconds, as what may be spent there is spent.
     """
 
-    __slots__ = ("_leave_alone", "_left_behind", "listener", "spending")
+    __slots__ = ("_is_catching_up", "_leave_alone", "_left_behind", "listener", "spending")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Wire:
     ) -> None:
         self.listener, self.spending, self._leave_alone = listener, spending, leave_alone
         self._left_behind: deque[Callable[[], None]] = deque()
+        self._is_catching_up = False
 
     def tell(self, event: Event) -> None:
         """Tell the listener."""
@@ -58,10 +59,20 @@ class Wire:
         self._left_behind.append(telling)
 
     def catch_up(self) -> None:
-        """Tell what was to be told later."""
-        with contextlib.suppress(IndexError):  # another thread took the last one
+        """Tell what was to be told later. What goes wrong in that is no matter of the call that does it."""
+        if self._is_catching_up:  # this thread, whose telling came here again, or another one
+            return
+        self._is_catching_up = True
+        try:
             while self._left_behind:
-                self._left_behind.popleft()()
+                with contextlib.suppress(Exception):
+                    self._left_behind.popleft()()
+        finally:
+            self._is_catching_up = False
+
+    def renew_after_fork(self) -> None:
+        """In a child process: what was left behind is the parent's to tell."""
+        self._left_behind, self._is_catching_up = deque(), False
 
     def spend(self, endpoint: Endpoint, tags: Collection[str], usage: Usage | None) -> float | None:
         """Book an answer. What it cost, where that is known."""
@@ -175,7 +186,7 @@ class Teller:
         Args:
             is_garbage: nobody has it any more, and this is told while garbage is collected.
         """
-        if self._is_over or (is_garbage and sending.pid != os.getpid()):  # in a child it is the parent's
+        if self._is_over or sending.pid != os.getpid():  # in a child it is the parent's
             return
         self._is_over = True
         telling = partial(

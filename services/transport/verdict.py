@@ -122,10 +122,13 @@ def of_error(error: BaseException, watch: Watch, *, is_callers_time: bool) -> Ou
     return None
 
 
-def may_mean_the_field(name: str, content: bytes) -> bool:
-    """Whether a refusal may be of one field: it names that, or gives no reason that a program could read."""
-    if name.encode() in content:
-        return True
+def names_the_field(name: str, content: bytes) -> bool:
+    """Whether a refusal names one field, which no caller wrote."""
+    return name.encode() in content
+
+
+def may_mean_any_field(content: bytes) -> bool:
+    """Whether a refusal gives no reason that a program could read."""
     error = _error_in(content)
     return error is None or not (error.has_code or error.param is not None or (_POLICY | _TOO_LONG) & error.words)
 

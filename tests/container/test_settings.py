@@ -806,6 +806,7 @@ def a_limit(limit, unit, per, tag=None):
     [
         ("5/day", [a_limit(5.0, Unit.COST, Period.DAY)]),
         ("0.25 / hour", [a_limit(0.25, Unit.COST, Period.HOUR)]),
+        ("1e-7/hour", [a_limit(1e-7, Unit.COST, Period.HOUR)]),
         ("200_000 tokens/minute", [a_limit(200_000.0, Unit.TOKENS, Period.MINUTE)]),
         (
             "overnight: 1/day, 5/day",
@@ -839,6 +840,9 @@ def test_a_budget_is_an_amount_for_a_time_and_perhaps_of_a_tag(value, means):
         ({"cost": 5, "tokens": 5, "per": "day"}, "must say cost or tokens, and per"),
         ({"cost": 5, "per": "day", "of": "a"}, "holds of, which no budget has"),
         ({"cost": True, "per": "day"}, "an amount above 0"),
+        ("1e-10/day", "from a billionth to 1e12, as in 5 or 0.25, not '1e-10'"),
+        ("1e300/day", "from a billionth to 1e12, as in 5 or 0.25, not '1e300'"),
+        ("0.5 tokens/day", "a whole number of tokens up to 1e12, as in 200000, not '0.5'"),
     ],
 )
 def test_an_impossible_budget_is_refused(value, problem):

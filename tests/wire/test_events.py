@@ -327,3 +327,40 @@ def test_no_event_shows_a_key_or_a_prompt(serve, listened, heard, caller):
 
     assert "its-key" not in repr(heard)
     assert "secret" not in repr(heard)
+
+
+def test_a_call_that_nobody_could_be_asked_for_is_told_with_the_status_that_its_caller_got(
+    serve, listened, heard, caller
+):
+    server = serve(refuse(429, headers={"retry-after": "60"}))
+    container = listened(completion=served_by(server))
+
+    for _ in range(3):
+        with pytest.raises(openai.RateLimitError):
+            caller.run(container, saying("hi"))
+
+    assert [(event.error, event.endpoint, event.attempts) for event in calls_of(heard)] == [
+        ("429", "default", 1),
+        ("429", None, 0),
+        ("429", None, 0),
+    ]
+
+
+def test_a_repeat_that_is_cancelled_is_told_as_cancelled(serve, listened, heard):
+    server = serve(in_turn(speak, lambda exchange: exchange.hang_up(), hang))
+    client = listened(completion=served_by(server)).async_completion_client()
+
+    async def main():
+        await saying("hi")(client)
+        task = asyncio.create_task(saying("hi")(client))
+        await asyncio.to_thread(server.wait_for_requests, 3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+
+    assert [(event.blame, event.is_repeated) for event in attempts_of(heard)] == [
+        (None, False),
+        ("endpoint", True),
+        ("cancelled", False),
+    ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import openai
 import pytest
+from dependency_injector import providers
+
+from llmwire.services.events import ConfigWarned
 
 from .callers import saying, served_by
 from .servers import delta
@@ -186,3 +189,69 @@ def test_usage_that_is_none_is_unknown_and_harms_nothing(serve, contain, caller,
 
     assert [chunk.choices[0].delta.content for chunk in chunks(container, caller) if chunk.choices] == ["one"]
     assert (figures(container).untold, figures(container).input_tokens) == (1, 0)
+
+
+def test_a_server_that_refuses_it_by_name_is_asked_without_it_also_after_it_took_it(serve, contain, caller):
+    """As one that was rolled back to an older version."""
+    error = {"error": {"message": "unknown field stream_options", "param": "stream_options", "code": "unknown"}}
+
+    def rolled_back(exchange):
+        (telling if len(server.seen) == 1 else refusing(error))(exchange)
+
+    server = serve(rolled_back)
+    container = contain(completion=served_by(server))
+
+    given = [chunks(container, caller) for _ in range(3)]
+
+    assert [len(each) for each in given] == [2, 2, 2]
+    assert asks_of(server) == [True, True, None, None]
+
+
+def test_a_server_that_does_not_tell_usage_is_warned_of_where_there_is_a_budget(serve, contain, caller):
+    heard = []
+    container = contain(completion=served_by(serve(refusing({"error": "no"})), budget="100 tokens/day"))
+    container.listener.override(providers.Object(heard.append))
+
+    chunks(container, caller)
+    chunks(container, caller)
+
+    assert [event.key for event in heard if isinstance(event, ConfigWarned)] == ["completion.stream_usage"]
+
+
+def test_who_stops_at_the_end_of_the_answer_is_charged_for_it(serve, contain):
+    container = contain(completion=served_by(serve(telling)))
+
+    with saying("hi", stream=True)(container.completion_client()) as stream:
+        for chunk in stream:
+            if chunk.choices[0].finish_reason:
+                break
+
+    assert (figures(container).output_tokens, figures(container).untold) == (3, 0)
+
+
+def test_after_a_refusal_the_first_word_has_its_own_time_again(serve, contain, caller):
+    def slow(exchange):
+        if "stream_options" in exchange.seen.body:
+            exchange.json({"error": "no"}, status=400)
+        else:
+            exchange.is_over(1.0)
+            telling(exchange)
+
+    settings = served_by(serve(slow), chunk_timeout_s=0.4, first_byte_timeout_s=10)
+
+    assert len(chunks(contain(completion=settings), caller)) == 2
+
+
+def test_what_a_server_says_beside_the_usage_is_not_hidden(serve, contain, caller):
+    def citing(exchange):
+        exchange.start_stream()
+        exchange.event(delta("one", finish="stop"))
+        exchange.event({**delta(None), "choices": [], "usage": USAGE, "citations": ["a"]})
+        exchange.event({**delta(None), "choices": [], "usage": {}})
+        exchange.event("[DONE]")
+        exchange.chunk(b"")
+
+    container = contain(completion=served_by(serve(citing)))
+
+    assert [len(chunk.choices) for chunk in chunks(container, caller)] == [1, 0, 0]
+    assert figures(container).output_tokens == 3

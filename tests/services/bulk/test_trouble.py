@@ -10,6 +10,7 @@ import pytest
 from llmwire.services.bulk.trouble import Kind, trouble_of
 from llmwire.services.errors import (
     AllEndpointsFailed,
+    BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     InvalidInput,
@@ -170,3 +171,10 @@ assert not {"openai", "httpx2", "numpy"} & set(sys.modules), "imported"
 """
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("retry_after_s", "kind"), [(34.0, Kind.BUSY), (3000.0, Kind.FATAL), (None, Kind.FATAL)])
+def test_a_budget_that_begins_anew_within_a_minute_is_waited_for(retry_after_s, kind):
+    trouble = trouble_of(BudgetExceeded("spent", function="embedding", retry_after_s=retry_after_s))
+
+    assert (trouble.kind, trouble.retry_after_s) == (kind, retry_after_s)

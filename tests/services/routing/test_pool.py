@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmwire.services.events import BreakerChanged, EndpointDisabled, EndpointPaused
+from llmwire.services.events import BreakerChanged, EndpointDisabled, EndpointPaused, EndpointsChanged
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
@@ -1078,3 +1078,47 @@ def test_a_snapshot_says_all_of_an_endpoint_and_no_secret(a_pool):
     assert (seen.served, seen.failed, seen.last_error, seen.ewma_s) == (1, 1, "401", 2)
     assert (seen.paused_for_s, seen.disabled_for_s) == (0, 300)
     assert "sk-secret" not in repr(pool.snapshot())
+
+
+class TestBudgets:
+    def test_an_endpoint_that_has_spent_its_budget_is_left_alone_for_so_long_and_told_once(self, a_pool, clock, events):
+        pool = a_pool("a", "b")
+
+        pool.spent("a", 60.0)
+        pool.spent("a", 60.0)
+
+        assert set(picks(pool)) == {"b"}
+        assert [(type(event), event.endpoint, event.for_s) for event in events] == [(EndpointPaused, "a", 60.0)]
+        clock.advance(60)
+        assert set(picks(pool)) == {"a", "b"}
+
+    def test_where_each_has_spent_its_budget_that_is_why_and_until_when(self, a_pool):
+        pool = a_pool("a")
+
+        pool.spent("a", 60.0)
+        unavailable = pool.lease()
+
+        assert (unavailable.is_over_budget, unavailable.wait_s) == (True, 60.0)
+        assert unavailable.reasons == {"a": "over its budget for 60 s"}
+
+    def test_a_pause_that_lasts_longer_than_the_budget_is_a_pause_again(self, a_pool, clock):
+        pool = a_pool("a")
+        have(pool, "a", busy(100.0))
+
+        pool.spent("a", 10.0)
+        clock.advance(50)
+        unavailable = pool.lease()
+
+        assert not unavailable.is_over_budget
+        assert "over its budget" not in unavailable.reasons["a"]
+
+
+def test_endpoints_that_are_swapped_are_told_by_their_names(a_pool, events):
+    pool = a_pool("a", "b")
+    a, b = pool.endpoints
+
+    pool.swap([b, a])
+    assert events == []
+    pool.swap([replace(b, weight=3.0), replace(a, name="c")])
+
+    assert events == [EndpointsChanged(function=a.function, added=("c",), removed=("a",), changed=("b",))]

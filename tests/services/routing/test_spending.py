@@ -179,6 +179,34 @@ def test_it_agrees_with_a_list_of_all_that_was_spent(steps):
             assert not (state.spent >= of.limit + 1e-6 and of.endpoint is None) or is_refused
 
 
+class Waiting:
+    """A lock that a thread had to wait for: what happens meanwhile is `meanwhile`."""
+
+    meanwhile = None
+
+    def __enter__(self):
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_who_waited_for_the_lock_until_the_next_period_began_takes_nothing_from_it(clock):
+    lock = Waiting()
+    budget = Spending("completion", [limit(5.0)], wall_clock=clock, make_lock=lambda: lock)
+
+    def another():
+        clock.advance(HOUR)
+        spent(budget, cost=4.0)
+
+    lock.meanwhile = another
+    [event] = spent(budget, cost=1.0)
+
+    assert event.spent == 5.0
+
+
 def test_many_threads_lose_nothing(clock):
     budget = Spending("completion", [limit(1e6)], wall_clock=clock, make_lock=threading.Lock)
 
@@ -254,6 +282,73 @@ def test_a_child_process_goes_by_what_its_parent_spent_and_does_not_tell_it_agai
 
     assert budget.state()[0].spent == 3.0
     assert [share.amount for share in budget.shares()] == [1_000_000_000]
+
+
+def test_a_child_process_counts_what_its_parent_spent_also_before_the_parent_has_told_it(clock):
+    parent, child = spending(clock, limit(5.0)), spending(clock, limit(5.0))
+    for process in (parent, child):  # the child is a copy
+        spent(process, cost=6.0)
+    child.renew_after_fork()
+
+    [share] = child.shares()
+    child.learnt(share, 0)
+    assert child.refusal(()).spent == 6.0
+    [share] = child.shares()
+    child.learnt(share, parent.shares()[0].amount)
+
+    assert child.refusal(()).spent == 6.0
+
+
+def test_a_store_that_has_forgotten_what_it_knew_makes_nothing_unspent(clock):
+    budget = spending(clock, limit(5.0))
+    spent(budget, cost=2.0)
+    [share] = budget.shares()
+    budget.learnt(share, 4_000_000_000)
+
+    spent(budget, cost=0.5)
+    [share] = budget.shares()
+    budget.learnt(share, 500_000_000)  # it began at nothing
+    assert budget.state()[0].spent == 4.5
+    [share] = budget.shares()
+    [event] = budget.learnt(share, 1_000_000_000)
+
+    assert event.spent == 5.0
+    assert budget.refusal(()).spent == 5.0
+
+
+#: what happens to two processes and the store that they share
+EVENTS = st.lists(
+    st.tuples(st.just("spend"), st.integers(0, 1), st.integers(0, 300))
+    | st.tuples(st.sampled_from(["share", "fail"]), st.integers(0, 1), st.none())
+    | st.tuples(st.just("forget"), st.none(), st.none()),
+    max_size=40,
+)
+
+
+@given(EVENTS)
+def test_what_is_spent_is_all_of_ones_own_and_what_was_learnt_of_others_and_never_less_than_before(events):
+    processes = [spending(Clock(), limit(1000, Unit.TOKENS)) for _ in range(2)]
+    own, told, before, store = [0, 0], [0, 0], [0, 0], 0
+    for what, who, amount in events:
+        if what == "forget":
+            store = 0
+            continue
+        process = processes[who]
+        if what == "spend":
+            spent(process, tokens=amount)
+            own[who] += amount
+        else:
+            [share] = process.shares()
+            if what == "fail":
+                process.give_back(share)
+            else:
+                store, told[who] = store + share.amount, own[who]
+                process.learnt(share, store)
+
+        now = process.state()[0].spent
+        assert max(own[who], before[who]) <= now <= own[who] + told[1 - who]
+        assert (process.refusal(()) is not None) == (now >= 1000)
+        before[who] = now
 
 
 # Costs.

@@ -21,6 +21,7 @@ from llmwire.services.transport.course import Course
 from llmwire.services.transport.facade import Sending
 from llmwire.services.transport.stream import StreamProgress
 from llmwire.services.transport.telling import Teller, Wire
+from llmwire.services.usage import Usage
 
 FAILED = {"blame": Blame.ENDPOINT, "is_failure": True}
 
@@ -271,3 +272,76 @@ def test_a_course_that_is_collected_after_its_end_is_not_told_of_again():
     story.wire.tell(StreamEnded(function="completion", endpoint="b", error=None, took_s=1.0))
 
     assert [event.endpoint for event in story.events] == ["a", "a", "b"]
+
+
+def test_what_hundreds_of_collected_courses_left_behind_is_told_whole():
+    stories = [Story(HELLO) for _ in range(3)]
+    wire = stories[0].wire
+    for _ in range(600):
+        story = Story(HELLO)
+        story.course._sending.teller._wire = wire
+        story.course.lost()
+
+    wire.tell(StreamEnded(function="completion", endpoint="b", error=None, took_s=1.0))
+
+    assert [type(event) for event in stories[0].events] == [StreamEnded, CallEnded] * 600 + [StreamEnded]
+
+
+def test_what_is_left_behind_and_breaks_harms_nobody():
+    story = Story()
+
+    def broken():
+        raise RuntimeError
+
+    story.wire.later(broken)
+    story.wire.tell(StreamEnded(function="completion", endpoint="b", error=None, took_s=1.0))
+
+    assert [event.endpoint for event in story.events] == ["b"]
+
+
+def test_in_a_child_process_what_was_left_behind_is_the_parents_to_tell():
+    story = Story(HELLO)
+    story.course.lost()
+
+    story.wire.renew_after_fork()
+    story.wire.tell(StreamEnded(function="completion", endpoint="b", error=None, took_s=1.0))
+
+    assert [event.endpoint for event in story.events] == ["b"]
+
+
+def test_a_stream_that_a_child_process_closes_is_the_parents_to_tell_of():
+    story = Story(HELLO)
+    story.course._sending.pid += 1
+
+    story.course.given_up()
+
+    assert story.events == []
+
+
+USAGE = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 4})
+
+
+def test_what_comes_after_the_answer_still_says_what_it_cost():
+    story = Story(HELLO, STOP)
+
+    assert story.course.completes()
+    assert story.lease.settled == [Outcome()]
+    story.course.closed(USAGE + DONE)
+
+    assert [each.usage for each in story.events] == [Usage(input=3, output=4)] * 2
+
+
+def test_nothing_that_comes_after_the_answer_makes_it_less_of_one():
+    story = Story(HELLO, STOP)
+
+    assert story.course.completes()
+    story.course.closed(b"data: {garbage}\n\n")
+
+    assert story.ends == SERVED
+
+
+def test_a_course_that_is_not_complete_or_is_over_does_not_complete():
+    begun, ended = Story(HELLO), Story(HELLO, STOP)
+    ended.course.ended()
+
+    assert (begun.course.completes(), ended.course.completes()) == (False, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ import pytest
 from llmwire.services.errors import ConfigError
 from llmwire.services.events import LedgerFailed
 from llmwire.services.routing.spending import Period, Spending, SpendingLimit, Unit
-from llmwire.services.transport.ledger import opened_ledger
+from llmwire.services.store import PREFIX
+from llmwire.services.transport.ledger import Ledger, opened_ledger
 
 from ..redis_server import RedisServer
 
@@ -28,13 +30,17 @@ def redis():
     server.kill()
 
 
+def nothing_spent(limit=TEN_A_DAY):
+    # At noon: the day does not end while a test runs.
+    return Spending("completion", [limit], wall_clock=lambda: 43_200.0, make_lock=threading.Lock)
+
+
 class Process:
     """What a process has: its spending, its ledger, and what was told."""
 
     def __init__(self, url, limit=TEN_A_DAY):
         self.told, self.reached = [], []
-        # At noon: the day does not end while a test runs.
-        self.spending = Spending("completion", [limit], wall_clock=lambda: 43_200.0, make_lock=threading.Lock)
+        self.spending = nothing_spent(limit)
         self.ledger = opened_ledger(
             "completion", self.spending, url, reached=self.reached.append, listener=self.told.append
         )
@@ -115,6 +121,78 @@ def wait_until(is_so):
         time.sleep(0.05)
 
 
+def test_it_asks_nothing_while_nobody_calls_or_spends():
+    asked = []
+    ledger = Ledger("completion", nothing_spent(), Counting(asked), reached=asked.append, listener=asked.append)
+
+    ledger.share_if_used()
+    assert asked == []
+    ledger.wake()
+    ledger.close()
+    ledger.share_if_used()
+
+    assert len(asked) == 1
+
+
+class Counting:
+    """A store that nobody else has; each question is in `asked`."""
+
+    def __init__(self, asked):
+        self._asked = asked
+
+    def get(self, key):
+        self._asked.append(key)
+        return 0
+
+
+def test_what_an_answer_cost_is_told_though_its_call_was_long_ago(redis):
+    one, other = Process(redis.url), Process(redis.url)
+    one.spend(2.0)
+
+    one.ledger.share_if_used()
+
+    assert share(other) == 2.0
+
+
+def test_a_store_that_answers_nonsense_is_told_of_and_loses_no_amount(redis):
+    process = Process(redis.url)
+    with socket.create_connection(("127.0.0.1", redis.port)) as connection:
+        key = f"{PREFIX}:{process.spending.shares()[0].key}"
+        connection.sendall(f'SET "{key}" nonsense\r\n'.encode())
+        assert connection.recv(100) == b"+OK\r\n"
+    process.spend(2.0)
+
+    process.ledger.share()
+
+    assert [type(event) for event in process.told] == [LedgerFailed]
+    assert [share.amount for share in process.spending.shares()] == [2_000_000_000]
+
+
+def test_a_store_that_was_restarted_and_is_empty_makes_nothing_unspent(redis):
+    one, other = Process(redis.url), Process(redis.url)
+    one.spend(4.0)
+    other.spend(5.0)
+    for process in (one, other, one):
+        process.ledger.share()
+
+    redis.kill()
+    redis.start()
+    for process in (one, other):
+        process.ledger.share()
+    assert (one.spent, other.spent) == (9.0, 9.0)
+    one.spend(1.0)
+    for process in (one, other):
+        process.ledger.share()
+
+    assert (one.spent, other.spent) == (10.0, 10.0)
+
+
+def test_a_script_that_ends_at_once_and_closes_nothing_has_told_what_it_spent(redis):
+    subprocess.run([sys.executable, "-c", SCRIPT, redis.url], check=True, timeout=60)
+
+    assert share(Process(redis.url)) == 2.0
+
+
 def test_one_that_nobody_has_any_more_ends_its_thread(redis):
     process = Process(redis.url)
     process.ledger.wake()
@@ -141,7 +219,7 @@ def test_a_child_process_shares_on_a_thread_of_its_own(redis):
     process.ledger.close()
 
 
-@pytest.mark.parametrize("url", ["redis://:hush/x@host:1/0", "http://host", "redis://host:port"])
+@pytest.mark.parametrize("url", ["redis://:hush/x@host:1/0", "http://host", "redis://host:port", "redis://h/0?hush=1"])
 def test_a_url_that_cannot_be_used_is_refused_with_the_setting_and_without_its_password(url):
     with pytest.raises(ConfigError, match=r"^completion\.budget_ledger: ") as caught:
         Process(url)
@@ -176,6 +254,19 @@ while spending.refusal(()) is None:
     time.sleep(0.02)
 ledger.close()
 print(calls)
+"""
+
+
+SCRIPT = """
+import sys, threading
+from llmwire.services.routing.spending import Period, Spending, SpendingLimit, Unit
+from llmwire.services.transport.ledger import opened_ledger
+limit = SpendingLimit(limit=10.0, unit=Unit.COST, per=Period.DAY)
+spending = Spending("completion", [limit], wall_clock=lambda: 43200.0, make_lock=threading.Lock)
+ignore = lambda event: None
+ledger = opened_ledger("completion", spending, sys.argv[1], reached=ignore, listener=ignore)
+ledger.wake()
+spending.spent("a", (), tokens=None, cost=2.0)
 """
 
 

@@ -11,10 +11,11 @@ from llmwire.services.transport.relay import AsyncRelay, Relay
 class Told:
     """Stands for the answer and for its course, and remembers what they were told, in order."""
 
-    is_complete = False
-
     def __init__(self):
         self.calls = []
+
+    def completes(self):
+        return False
 
     def given_up(self):
         self.calls.append("given up")
