@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dependency_injector import providers
 
@@ -22,6 +22,8 @@ from .processes import Upstreams
 from .running import Effort, Result, Say, a_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from llmwire.container import LLMContainer
 
 ENDPOINTS = 20
@@ -105,7 +107,7 @@ def _calls(kind: str, container: LLMContainer, runner: asyncio.Runner) -> Calls:
     return many
 
 
-def _alone() -> tuple[object, dict[str, float]]:
+def _alone() -> tuple[Table, dict[str, float]]:
     now_s = 0.0
     meter = Meter("completion", clock=lambda: now_s)
     chance = random.Random(1)
@@ -142,7 +144,7 @@ def _alone() -> tuple[object, dict[str, float]]:
 def _events(number: int, chance: random.Random) -> tuple[AttemptEnded, CallEnded]:
     name, took_s = f"endpoint{number % ENDPOINTS}", chance.lognormvariate(-0.5, 0.7)
     usage = Usage(input=chance.randrange(10, 2000), output=chance.randrange(10, 500))
-    known = {
+    known: dict[str, Any] = {
         "function": "completion",
         "endpoint": name,
         "server": "http://127.0.0.1:1",
