@@ -33,8 +33,16 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class PageServer(uvicorn.Server):
+    """Ends the events of the status page when it is told to stop: they have no end of their own to wait for."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.watch.close()  # type: ignore[union-attr]  # it is what create_app gave
+        await super().shutdown(sockets)
+
+
 def serve_page(application: Application, listening: socket.socket) -> None:
     """Serve until Ctrl-C."""
     config = uvicorn.Config(create_app(application), log_level="warning", timeout_graceful_shutdown=GRACE_S)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in order, then raises the signal once more
-        uvicorn.Server(config).run(sockets=[listening])
+        PageServer(config).run(sockets=[listening])

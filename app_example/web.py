@@ -8,44 +8,34 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any, assert_never
 
 from dependency_injector.wiring import Provide, Provider
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, StringConstraints
-from starlette.types import Send
 
+from app_example import live
 from app_example.application import Application
 from app_example.asking import Asking, Piece, Sources, Told, Trouble
 from app_example.failures import AppError, EmptyStoreError
 from app_example.journal import Journal
+from app_example.pages import PAGE_HEADERS, STATIC, ClosingStream
 from app_example.store import Store
-from llmwire.services import inject
-
-STATIC = Path(__file__).parent / "static"
+from llmwire.container import LLMContainer
+from llmwire.services import PrometheusCollector, inject
 
 LONGEST = 2_000  #: characters of a question: a page of text; more is a document, and belongs into the folder
 
 TITLES = 12  #: documents named on the page: two lines of it
-
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 
 router = APIRouter()
 
 
 def create_app(application: Application) -> FastAPI:
     """The web application over a container; closes the container's async clients when it stops."""
-    application.wire(modules=[__name__])
+    application.wire(modules=[__name__, live])
 
     @asynccontextmanager
     async def closing(_: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +44,8 @@ def create_app(application: Application) -> FastAPI:
 
     app = FastAPI(title="Ask your documents", lifespan=closing, docs_url=None, redoc_url=None)  # docs load from a CDN
     app.include_router(router)
+    app.include_router(live.router)
+    app.state.watch = live.watch(application.llm())
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
 
@@ -64,18 +56,13 @@ class Question(BaseModel):
     question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST)]
 
 
-class JsonLines(StreamingResponse):
-    """A stream whose generator is closed at once when the reader goes away: that closes the model's stream too."""
+class JsonLines(ClosingStream):
+    """One for each line of an answer: that its reader went away closes the model's stream too."""
 
     media_type = "application/x-ndjson"
 
     def __init__(self, told: AsyncGenerator[Told, None]) -> None:
-        self._lines = _lines(told)
-        super().__init__(self._lines, headers=STREAM_HEADERS)
-
-    async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._lines):
-            await super().stream_response(send)
+        super().__init__(_lines(told))
 
 
 @router.get("/")
@@ -87,6 +74,14 @@ async def page() -> FileResponse:
 async def healthz() -> dict[str, str]:
     """Whether this process serves. Asks no endpoint: one that is down is no reason to restart the page."""
     return {"status": "ok"}
+
+
+@router.get("/metrics")
+@inject
+def metrics(llm: Annotated[LLMContainer, Depends(Provide["llm"])]) -> Response:
+    """What Prometheus scrapes. Names servers and costs: show it to those who may see these."""
+    collector = PrometheusCollector(llm.report)
+    return Response(collector.text(), media_type=collector.content_type)
 
 
 @router.post("/api/ask")

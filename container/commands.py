@@ -27,6 +27,7 @@ from .embed import embed_command
 from .explain import FunctionExplanation, Row, title
 from .route import route_command
 from .settings import FUNCTIONS
+from .top import top_command
 
 FAILED = 1  #: the exit code where a check failed
 INTERRUPTED = 130  #: where Ctrl-C came before there was anything to show: that of a shell
@@ -47,6 +48,7 @@ app = typer.Typer(
 
 app.command("embed")(embed_command)
 app.command("route")(route_command)
+app.command("top")(top_command)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file with settings.")]
 EnvFile = Annotated[

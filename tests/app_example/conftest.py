@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 import uvicorn
@@ -16,9 +19,23 @@ from fastapi import FastAPI
 
 from app_example.application import Application
 from app_example.passages import Passage
-from app_example.serving import listen
+from app_example.serving import PageServer, listen
 from llmwire.container import overriding
 from llmwire.services.testing import AsyncFakeCompletions, AsyncFakeEmbeddings, FakeEmbeddings
+
+IS_BROWSER_REQUIRED = os.environ.get("LLMWIRE_REQUIRE_BROWSER") == "1"  # read here: a test sees no settings
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
 
 PREFIXES = ("COMPLETION_", "EMBEDDING_", "OPENAI_", "AZURE_", "LLMWIRE_", "ASK_")
 
@@ -82,6 +99,25 @@ def some_passages(a_passage: Callable[[str], Passage]) -> Sequence[Passage]:
     return [a_passage(text) for text in ("one", "two", "three")]
 
 
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Chromium without a window, driven by selenium."""
+    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+    missing += [] if find_spec("selenium") else ["selenium"]
+    if missing:
+        no_browser = pytest.fail if IS_BROWSER_REQUIRED else pytest.skip
+        no_browser(f"not here: {', '.join(missing)} (apt-get install chromium chromium-driver; pip install selenium)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield started
+    started.quit()
+
+
 class Endless:
     """A completion service that says one word and then waits; tells when its stream was closed."""
 
@@ -102,15 +138,15 @@ def endless() -> Endless:
 
 
 @pytest.fixture
-def serving() -> Callable[[FastAPI], AbstractContextManager[str]]:
-    """Serves an app over real HTTP on a free port, for the time of a context that gives its URL."""
+def serving() -> Callable[..., AbstractContextManager[str]]:
+    """Serves an app over real HTTP, on a free port unless one is named, in a context that gives its URL."""
     return _serving
 
 
 @contextmanager
-def _serving(app: FastAPI) -> Iterator[str]:
+def _serving(app: FastAPI, port: int = 0) -> Iterator[str]:
     ready = Event()
-    listening = listen("127.0.0.1", 0)
+    listening = listen("127.0.0.1", port)
     server = _Telling(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2), ready)
     thread = Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -123,8 +159,8 @@ def _serving(app: FastAPI) -> Iterator[str]:
         listening.close()
 
 
-class _Telling(uvicorn.Server):
-    """A uvicorn that tells when it serves."""
+class _Telling(PageServer):
+    """A server that tells when it serves."""
 
     def __init__(self, config: uvicorn.Config, ready: Event) -> None:
         super().__init__(config)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.util import find_spec
 
 import pytest
 
@@ -15,40 +12,9 @@ from app_example.endpoints import FUNCTIONS, standing_in
 from app_example.web import create_app
 from llmwire.container import overriding
 
-IS_REQUIRED = os.environ.get("LLMWIRE_REQUIRE_BROWSER") == "1"  # read here: a test sees no settings
 WAIT_S = 20
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture
-def browser(tmp_path):
-    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
-    missing += [] if find_spec("selenium") else ["selenium"]
-    if missing:
-        no_browser = pytest.fail if IS_REQUIRED else pytest.skip
-        no_browser(f"not here: {', '.join(missing)} (apt-get install chromium chromium-driver; pip install selenium)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield started
-    started.quit()
 
 
 @pytest.fixture

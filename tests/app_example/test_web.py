@@ -99,6 +99,13 @@ def test_the_status_tells_of_documents_endpoints_and_warnings(client, ingested):
     }
 
 
+def test_prometheus_is_told_in_its_own_format(client):
+    scraped = client.get("/metrics")
+
+    assert scraped.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "llmwire_report_failed 0.0" in scraped.text.splitlines()
+
+
 def test_without_documents_the_page_still_stands(application):
     with TestClient(create_app(application)) as client:
         assert client.get("/api/status").json()["documents"] == {"passages": 0}
