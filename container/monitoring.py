@@ -21,7 +21,12 @@ def meter(function: str) -> Meter:
 def report(container: Any) -> Report:
     """Of the lanes that were used: of the others there is nothing to tell, and their settings may not even be there."""
     lanes = [(function, container.providers[function]) for function in FUNCTIONS]
-    return Report(functions=tuple(_of_one(function, lane) for function, lane in lanes if lane.traffic.initialized))
+    return Report(functions=tuple(_of_one(function, lane) for function, lane in lanes if _is_used(lane)))
+
+
+def _is_used(lane: Any) -> bool:
+    traffic = lane.traffic.last_overriding or lane.traffic  # where another client is overridden, it is built anew
+    return bool(getattr(traffic, "initialized", True))
 
 
 def _of_one(function: str, lane: Any) -> FunctionReport:

@@ -9,7 +9,7 @@ from dependency_injector import containers, providers
 
 from llmwire.container import LLMContainer, overriding
 from llmwire.services import Report, log
-from llmwire.services.testing import FakeCompletions, StandIn
+from llmwire.services.testing import FakeCompletions, FakeEmbeddings, StandIn
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,10 @@ def test_a_fake_is_counted_by_nobody(container):
 
 def test_the_log_is_the_listener_of_who_names_none(container):
     assert container.listener() is log
+
+
+def test_a_function_that_is_first_used_beside_a_fake_of_the_other_is_in_the_report(container):
+    with overriding(container, embedding_client=FakeEmbeddings(dimensions=4)):
+        container.completion_service().complete("hi")
+
+        assert [each.function for each in container.report().functions] == ["completion"]
