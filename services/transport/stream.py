@@ -27,10 +27,7 @@ _decode = msgspec.json.Decoder().decode
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
-#: fields of the event that is there only as it was asked for
-_OF_USAGE_EVENT: Final = frozenset(
-    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"}
-)
+_AZURES: Final = "prompt_filter_results"  #: in an event without choices that comes unasked
 
 
 class EndedEarly(InvalidReply):
@@ -153,8 +150,9 @@ class StreamProgress:
             return True
         told = usage_of(usage)
         self.usage = told or self.usage
-        # Hidden is what tells the usage and nothing else: some servers put their own fields there.
-        return told is None or bool(choices) or not self._hides_usage or not body.keys() <= _OF_USAGE_EVENT
+        # An event without choices is there as it was asked for; whoever did not ask may take the first of none.
+        is_of_usage = told is not None and not choices and _AZURES not in body
+        return not (is_of_usage and self._hides_usage)
 
     def _read_choices(self, choices: Any) -> None:
         if not isinstance(choices, list):

@@ -242,16 +242,24 @@ def test_after_a_refusal_the_first_word_has_its_own_time_again(serve, contain, c
     assert len(chunks(contain(completion=settings), caller)) == 2
 
 
-def test_what_a_server_says_beside_the_usage_is_not_hidden(serve, contain, caller):
-    def citing(exchange):
+@pytest.mark.parametrize(
+    ("fields", "is_hidden"),
+    [
+        ({"usage": USAGE}, True),
+        ({"usage": USAGE, "timings": {"predicted_ms": 1.0}}, True),  # llama.cpp's
+        ({"usage": {}}, False),  # tells nothing
+        ({"usage": USAGE, "prompt_filter_results": []}, False),  # Azure's, which comes unasked
+    ],
+    ids=["usage", "and timings", "none", "and filters"],
+)
+def test_only_an_event_that_is_there_as_it_was_asked_for_is_hidden(serve, contain, caller, fields, is_hidden):
+    def saying_more(exchange):
         exchange.start_stream()
         exchange.event(delta("one", finish="stop"))
-        exchange.event({**delta(None), "choices": [], "usage": USAGE, "citations": ["a"]})
-        exchange.event({**delta(None), "choices": [], "usage": {}})
+        exchange.event({**delta(None), "choices": [], **fields})
         exchange.event("[DONE]")
         exchange.chunk(b"")
 
-    container = contain(completion=served_by(serve(citing)))
+    container = contain(completion=served_by(serve(saying_more)))
 
-    assert [len(chunk.choices) for chunk in chunks(container, caller)] == [1, 0, 0]
-    assert figures(container).output_tokens == 3
+    assert [len(chunk.choices) for chunk in chunks(container, caller)] == ([1] if is_hidden else [1, 0])
