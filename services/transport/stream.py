@@ -148,10 +148,9 @@ class StreamProgress:
         self._read_choices(choices)
         if usage is None:
             return True
-        told = usage_of(usage)
-        self.usage = told or self.usage
+        self.usage = usage_of(usage) or self.usage
         # An event without choices is there as it was asked for; whoever did not ask may take the first of none.
-        is_of_usage = told is not None and not choices and _AZURES not in body
+        is_of_usage = not choices and _AZURES not in body
         return not (is_of_usage and self._hides_usage)
 
     def _read_choices(self, choices: Any) -> None:

@@ -247,10 +247,11 @@ def test_after_a_refusal_the_first_word_has_its_own_time_again(serve, contain, c
     [
         ({"usage": USAGE}, True),
         ({"usage": USAGE, "timings": {"predicted_ms": 1.0}}, True),  # llama.cpp's
-        ({"usage": {}}, False),  # tells nothing
+        ({"usage": {}}, True),
+        ({"usage": None}, False),  # as in any event of a server that tells it later
         ({"usage": USAGE, "prompt_filter_results": []}, False),  # Azure's, which comes unasked
     ],
-    ids=["usage", "and timings", "none", "and filters"],
+    ids=["usage", "and timings", "empty", "none", "and filters"],
 )
 def test_only_an_event_that_is_there_as_it_was_asked_for_is_hidden(serve, contain, caller, fields, is_hidden):
     def saying_more(exchange):
