@@ -63,7 +63,10 @@ Answer = SyncAnswer | AsyncAnswer
 
 
 class TellingUsage:
-    """Which endpoints tell the usage of a stream where they are asked, model by model; of the others nobody knows it.
+    """Which endpoints tell the usage of a stream where they are asked; of the others nobody knows it.
+
+    A refusal is of one model: a gateway may have several servers behind it. That it takes the question is of all, as it
+    only says that a refusal without a reason will have another one.
 
     Args:
         clock: seconds, monotonic.
@@ -71,38 +74,40 @@ class TellingUsage:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._takes: set[_Asked] = set()
-        self._refuses_until_s: dict[_Asked, float] = {}
+        self._takes: set[_Place] = set()
+        self._refuses_until_s: dict[tuple[_Place, str | None], float] = {}
 
     def may_be_asked(self, endpoint: Endpoint, call: Call) -> bool:
         """Whether it did not refuse the question lately."""
         if not (call.may_ask_usage and endpoint.stream_usage):
             return False
-        until_s = self._refuses_until_s.get(_asked(endpoint, call)) if self._refuses_until_s else None
+        until_s = self._refuses_until_s.get(_model(endpoint, call)) if self._refuses_until_s else None
         return until_s is None or self._clock() >= until_s
 
     def takes(self, endpoint: Endpoint, call: Call) -> bool:
         """Whether it has taken the question before: a refusal that does not name it is of something else."""
-        return _asked(endpoint, call) in self._takes
+        return _place(endpoint, call) in self._takes
 
     def taken(self, endpoint: Endpoint, call: Call) -> None:
         """It took a request with the question."""
         if len(self._takes) < _KNOWN_PATHS:
-            self._takes.add(_asked(endpoint, call))
+            self._takes.add(_place(endpoint, call))
 
     def refused(self, endpoint: Endpoint, call: Call, for_s: float) -> None:
         """It took a request without the question after it had refused one with it."""
         if len(self._refuses_until_s) < _KNOWN_PATHS:
-            self._refuses_until_s[_asked(endpoint, call)] = self._clock() + for_s
+            self._refuses_until_s[_model(endpoint, call)] = self._clock() + for_s
 
 
-_Asked = tuple[str, str | None, str | None, str | None, Kind]
+_Place = tuple[str, str | None, str | None, Kind]
 
 
-def _asked(endpoint: Endpoint, call: Call) -> _Asked:
-    """What of a request decides which server takes it in the end, also behind a gateway."""
-    model = endpoint.model or call.model
-    return endpoint.base_url, endpoint.deployment, endpoint.api_version, model, call.kind
+def _place(endpoint: Endpoint, call: Call) -> _Place:
+    return endpoint.base_url, endpoint.deployment, endpoint.api_version, call.kind
+
+
+def _model(endpoint: Endpoint, call: Call) -> tuple[_Place, str | None]:
+    return _place(endpoint, call), endpoint.model or call.model
 
 
 class Traffic:

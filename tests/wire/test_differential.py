@@ -278,6 +278,7 @@ def both() -> Iterator[Both]:
         # From its first stream on it is known that the server takes the question for usage; until then a refusal may
         # be one of that, and is asked for once more.
         compare(both, "sync", Asked("chat.completions.create", {"model": "m", "messages": [], "stream": True}))
+        compare(both, "sync", Asked("completions.create", {"model": "m", "prompt": "hi", "stream": True}))
         yield both
         runner.run(async_http_client.aclose())
         runner.run(container.aclose())

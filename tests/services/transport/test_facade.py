@@ -59,22 +59,22 @@ def test_a_server_is_asked_for_usage_until_it_refuses_and_again_after_a_while():
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "call"),
+    ("endpoint", "call", "takes"),
     [
-        (an_endpoint(), streamed("another")),
-        (an_endpoint(), streamed(operation="completions")),
-        (an_endpoint(model="another"), streamed()),
-        (an_endpoint(deployment="d"), streamed()),
-        (an_endpoint(api_version="v"), streamed()),
+        (an_endpoint(), streamed("another"), True),
+        (an_endpoint(model="another"), streamed(), True),
+        (an_endpoint(), streamed(operation="completions"), False),
+        (an_endpoint(deployment="d"), streamed(), False),
+        (an_endpoint(api_version="v"), streamed(), False),
     ],
 )
-def test_behind_one_url_each_model_and_operation_is_asked_for_itself(endpoint, call):
+def test_behind_one_url_each_model_and_operation_is_asked_for_itself(endpoint, call, takes):
     usage = TellingUsage(Clock())
     usage.refused(an_endpoint(), streamed(), 300.0)
     usage.taken(an_endpoint(), streamed())
 
     assert usage.may_be_asked(endpoint, call)
-    assert not usage.takes(endpoint, call)
+    assert usage.takes(endpoint, call) is takes
 
 
 @pytest.mark.parametrize(
