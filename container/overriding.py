@@ -89,6 +89,11 @@ class _StandIn(providers.Provider[Any]):
         return copied
 
     @property
+    def initialized(self) -> bool:
+        """Whether the new one is built, where that can be said."""
+        return bool(getattr(self.fresh, "initialized", True))
+
+    @property
     def related(self) -> Iterator[providers.Provider[Any]]:
         yield self.fresh
         yield from super().related

@@ -88,3 +88,10 @@ def test_a_function_that_is_first_used_beside_a_fake_of_the_other_is_in_the_repo
         container.completion_service().complete("hi")
 
         assert [each.function for each in container.report().functions] == ["completion"]
+
+
+def test_a_function_that_nobody_uses_beside_a_fake_of_the_other_is_not_built_for_a_report():
+    container = LLMContainer(env={})  # without a key
+
+    with overriding(container, embedding_client=FakeEmbeddings(dimensions=4)):
+        assert container.report() == Report(functions=())
