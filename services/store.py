@@ -47,7 +47,7 @@ def opened(store: str, *, key: str = "store", timeout_s: float = TIMEOUT_S) -> t
     except ConfigurationError:
         raise _not_installed("redis", key) from None
     except (TypeError, ValueError):
-        raise has_bad_option(key) from None
+        raise _misspelt(_OPTION, key) from None
     return storage, place
 
 
@@ -55,11 +55,6 @@ def errors_of(storage: Storage) -> tuple[type[Exception], ...]:
     """What a store raises that is away."""
     errors = storage.base_exceptions
     return errors if isinstance(errors, tuple) else (errors,)
-
-
-def has_bad_option(key: str = "store") -> ConfigError:
-    """What redis-py says only when it is used."""
-    return _misspelt(_OPTION, key)
 
 
 def _place(store: str, key: str) -> str:

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Final
 
 from ..errors import ConfigError
-from ..store import MEMORY, errors_of, has_bad_option, opened
+from ..store import MEMORY, errors_of, opened
 
 MINUTE_S: Final = 60
 AGAIN_S: Final = 0.05  #: another process was faster, or it is a matter of milliseconds: more often is noise
@@ -65,8 +65,6 @@ class RateLimit:
             self._free_in_s(dict.fromkeys(self._limits, 1))
         except self._away as error:
             raise _unusable(f"{self._place} cannot be used", error) from error
-        except (TypeError, ValueError):
-            raise has_bad_option() from None
 
     def delay_s(self, texts: int, tokens: int) -> float:
         """0.0 where a request may go now, and is counted; else in how many seconds it is worth asking again.

@@ -21,7 +21,7 @@ from ..events import ConfigWarned, Listener
 from ..routing.balancer import Randomness
 from ..routing.budget import Budget
 from ..routing.canary import Canaries, may_differ
-from ..routing.endpoint import Endpoint, expires
+from ..routing.endpoint import expires
 from ..routing.failover import AfterSend, CallSpec, Ending, Send, Story, Wish, failover
 from ..routing.hedging import Hedge, Hedging
 from ..routing.outcome import Blame, Outcome
@@ -46,6 +46,7 @@ from .references import References
 from .reply import Widths, checked, most_bytes
 from .router import LaneRouter, Question, asks_of
 from .telling import Teller, Wire
+from .telling_usage import NAMED_S, REFUSED, UNNAMED_S, TellingUsage
 from .verdict import may_mean_any_field, names_the_field, of_error, of_status, without_frames
 from .written import Written
 
@@ -53,61 +54,10 @@ FAILED = (*BROKEN, NoToken, httpcore2.UnsupportedProtocol)  #: what may go wrong
 
 STALE_S = 1.0  #: far more than a round trip
 ROUTING_S = 5.0  #: of an embedding that decides where a text goes: one that comes late serves the next request
-NAMED_S = 3600.0  #: a server that does not know the question learns it with its next version
-UNNAMED_S = 300.0  #: where it was perhaps another thing that it refused
-_REFUSED = frozenset({400, 422})  #: what servers say to a field that they do not know
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _KNOWN_PATHS = 1000  #: a caller who makes up paths fills no memory
 
 Answer = SyncAnswer | AsyncAnswer
-
-
-class TellingUsage:
-    """Which endpoints tell the usage of a stream where they are asked; of the others nobody knows it.
-
-    A refusal is of one model: a gateway may have several servers behind it. That it takes the question is of all, as it
-    only says that a refusal without a reason will have another one.
-
-    Args:
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._takes: set[_Place] = set()
-        self._refuses_until_s: dict[tuple[_Place, str | None], float] = {}
-
-    def may_be_asked(self, endpoint: Endpoint, call: Call) -> bool:
-        """Whether it did not refuse the question lately."""
-        if not (call.may_ask_usage and endpoint.stream_usage):
-            return False
-        until_s = self._refuses_until_s.get(_model(endpoint, call)) if self._refuses_until_s else None
-        return until_s is None or self._clock() >= until_s
-
-    def takes(self, endpoint: Endpoint, call: Call) -> bool:
-        """Whether it has taken the question before: a refusal that does not name it is of something else."""
-        return _place(endpoint, call) in self._takes
-
-    def taken(self, endpoint: Endpoint, call: Call) -> None:
-        """It took a request with the question."""
-        if len(self._takes) < _KNOWN_PATHS:
-            self._takes.add(_place(endpoint, call))
-
-    def refused(self, endpoint: Endpoint, call: Call, for_s: float) -> None:
-        """It took a request without the question after it had refused one with it."""
-        if len(self._refuses_until_s) < _KNOWN_PATHS:
-            self._refuses_until_s[_model(endpoint, call)] = self._clock() + for_s
-
-
-_Place = tuple[str, str | None, str | None, Kind]
-
-
-def _place(endpoint: Endpoint, call: Call) -> _Place:
-    return endpoint.base_url, endpoint.deployment, endpoint.api_version, call.kind
-
-
-def _model(endpoint: Endpoint, call: Call) -> tuple[_Place, str | None]:
-    return _place(endpoint, call), endpoint.model or call.model
 
 
 class Traffic:
@@ -518,7 +468,7 @@ class Facade:
 
     def may_ask_less(self, sending: Sending, answer: Answer, content: bytes) -> bool:
         """Whether a request may have been refused for its question for usage: it is to be sent again without."""
-        if not sending.asks_usage or answer.status not in _REFUSED:
+        if not sending.asks_usage or answer.status not in REFUSED:
             return False
         plain = decompressed(answer.headers, content, most_bytes(sending.call))
         is_named = names_the_field("stream_options", plain)
