@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from llmwire.services.secrets import MASK
 
 DEFAULT_API_PATH = "/v1"
+MOST_CHARACTERS = 2048  #: of a URL; servers take no more
 
 #: the ends of pasted URLs: a path of the API itself, which the client adds on its own
 _PASTED = re.compile(r"/(chat/completions|completions|embeddings|responses|models)/*$")
@@ -91,6 +92,8 @@ def _checked(url: str) -> SplitResult:
             "has a query or fragment in it",
             "Remove what follows the path; Azure's version goes into azure.api_version.",
         )
+    if len(url) > MOST_CHARACTERS:
+        raise UnusableURL(f"has more than {MOST_CHARACTERS} characters", "Write it shorter.")
     if "://" not in url:
         near = "http" if re.match(r"(localhost|127\.|\[::1\])", url) else "https"
         raise UnusableURL("has no scheme", f"Write {near}://{masked(url)}.")
@@ -102,9 +105,18 @@ def _checked(url: str) -> SplitResult:
         raise UnusableURL(f"has the scheme {parts.scheme!r}", "Use http or https.")
     if not parts.hostname:
         raise UnusableURL("names no host", "Write it as in http://localhost:8000.")
+    if "[" in parts.netloc and not _is_ipv6(parts.hostname):
+        raise UnusableURL("has no valid host", "Write an address of IPv6 as in http://[::1]:8000.")
     if not _has_possible_port(parts):
         raise UnusableURL("has an impossible port", "Write a port from 1 to 65535.")
     return parts
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 def _has_possible_port(parts: SplitResult) -> bool:

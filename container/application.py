@@ -13,8 +13,8 @@ from llmwire.services.embedding import AsyncEmbeddingService, EmbeddingService
 from llmwire.services.monitoring.logs import log
 from llmwire.services.monitoring.report import Report
 
-from . import clients, monitoring
-from .configuration import Document, Environment
+from . import clients, monitoring, watching
+from .configuration import Document, Documents, Environment
 from .explain import Explanation, explain
 from .lifetime import Lazy, shut_down_all
 from .resolution import resolve
@@ -34,13 +34,14 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
     class Lane(containers.DeclarativeContainer):
         config = providers.Configuration()
         env = Environment()
+        documents = Documents()  # of the sources; they come before config
         listener = providers.Object(log)
-        token_source = providers.Callable(clients.identity_tokens)
+        token_source = Lazy(clients.identity_tokens)  # one for all endpoints, also of settings to come
         predicates: providers.Object[Predicates] = providers.Object({})  # of routes that name one
         embedder: providers.Object[Any] = providers.Object(None)
         async_embedder: providers.Object[Any] = providers.Object(None)
 
-        _chains = chains(function, config, env)
+        _chains = chains(function, config, env, documents)
         vars().update(_chains)  # base_url, api_key, model, ...: each a FirstOf, to be asked or overridden by its name
 
         settings = providers.Callable(
@@ -53,10 +54,24 @@ def lane(function: str) -> type[containers.DeclarativeContainer]:
             predicates=predicates.provider,
         )
         named = providers.Callable(clients.named, settings.provider)
+        watcher = Lazy(
+            watching.watcher,
+            function,
+            documents.provider,
+            settings.provider,
+            _chains["source"],
+            _chains["startup"],
+            _chains["source_cache"],
+            env.provider,
+            listener,
+            close=watching.stop,
+            aclose=watching.astop,
+        )
+        documents.follow(watcher)
         meter = Lazy(monitoring.meter, function)
         traffic = Lazy(
-            clients.traffic,
-            settings,
+            clients.watched_traffic,
+            watcher,
             listener,
             meter,
             predicates,

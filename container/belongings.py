@@ -5,7 +5,7 @@ Knows which host each was given with; knows nothing of how it is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from llmwire.services.routing.endpoint import Credential, Dialect, TokenSource, server_of
 
 from .address import UnusableURL, is_loopback, openai_address
-from .configuration import Level
+from .configuration import Found, Level, Unfit
+from .credentials import Credentials
 from .endpoints import ConfiguredEndpoint
 from .server import Server
 from .settings import DEFAULT_BASE_URL
@@ -32,9 +33,10 @@ class Belongings:
     """What one endpoint sends of its own.
 
     Args:
-        hosts: of all endpoints of the function.
+        hosts: of the endpoints of the function, but those that a remote document names.
         same_host: a key may go only to the host that it was given with; else it goes, and that is a warning.
         token_source: asked where Azure is used without a key.
+        credentials: the keys that have a name.
     """
 
     def __init__(
@@ -42,16 +44,17 @@ class Belongings:
         endpoint: ConfiguredEndpoint,
         server: Server,
         *,
-        hosts: Iterable[str],
+        hosts: Collection[str],
         same_host: Callable[[], bool],
         token_source: Callable[[], TokenSource],
+        credentials: Credentials,
     ) -> None:
-        self._endpoint, self._server, self._hosts = endpoint, server, set(hosts)
-        self._same_host, self._token_source = same_host, token_source
+        self._endpoint, self._server, self._hosts = endpoint, server, hosts
+        self._same_host, self._token_source, self._credentials = same_host, token_source, credentials
 
     def credential(self) -> Credential:
         """Raises ConfigError where one is needed and missing, or may not go to this server."""
-        found = self._azure_credential() if self._server.dialect is Dialect.AZURE else self._key("api_key")
+        found = self._credential()
         if found is not None and self._server.host.startswith("http://") and not is_loopback(self._server.host):
             self._endpoint.warn("base_url", f"the key travels to {self._server.host} unencrypted; use https")
         return found
@@ -59,6 +62,11 @@ class Belongings:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Names and values. What was given with another host stays behind, which is a note."""
         found, pairs = self._endpoint.found, []
+        if self._server.is_remote:
+            for name in ("organization", "project", "headers"):
+                if found[name].value:
+                    self._endpoint.note(name, f"{found[name].origin} is not sent: a remote document names the server")
+            return ()
         if self._server.dialect is Dialect.OPENAI:
             for name, header in (("organization", "OpenAI-Organization"), ("project", "OpenAI-Project")):
                 if self._goes_along(name):
@@ -66,6 +74,36 @@ class Belongings:
         if self._goes_along("headers"):
             pairs.extend(found["headers"].value)
         return tuple(pairs)
+
+    def _credential(self) -> Credential:
+        is_azure = self._server.dialect is Dialect.AZURE
+        keys = ("azure_ad_token", "azure_api_key", "azure_keyless") if is_azure else ("api_key",)
+        by_name = self._endpoint.found["credential"]
+        has_nearer = any(self._endpoint.found[name].level < by_name.level for name in keys)
+        if by_name.value is not None and (self._server.is_remote or not has_nearer):
+            return self._named(by_name)
+        if self._server.is_remote:
+            self._mind_no_key(keys)
+            return None
+        return self._azure_credential() if is_azure else self._key("api_key")
+
+    def _named(self, by_name: Found) -> Credential:
+        try:
+            return self._credentials.key_for(by_name.value, self._server.host)
+        except Unfit as error:
+            raise self._endpoint.error("credential", error.problem, error.remedy, by_name.origin) from None
+
+    def _mind_no_key(self, keys: Iterable[str]) -> None:
+        """A key of these settings was not given for a server that others may name."""
+        origin = self._endpoint.found[self._server.named_by].origin
+        remedy = "Name a `credential` in the document, which is declared here with the hosts that it may go to."
+        if self._server.dialect is Dialect.AZURE or self._server.host == server_of(DEFAULT_BASE_URL):
+            problem = f"is not set, and {self._server.host}, which a remote document names, asks for a key"
+            raise self._endpoint.error("credential", problem, remedy, origin)
+        for name in keys:
+            if self._endpoint.found[name].value not in (None, False, NO_KEY):
+                held = self._endpoint.found[name].origin
+                self._endpoint.note(name, f"{held} is not sent: a remote document names the server. {remedy}")
 
     def _key(self, name: str) -> Credential:
         value = self._endpoint.found[name].value
@@ -137,7 +175,10 @@ class Belongings:
         return _Standing.FOREIGN
 
     def _homes(self, name: str, level: Level) -> set[str | None]:
-        """The hosts that the level's values are at home at: its own server's, or that of what it falls back to."""
+        """The hosts that the level's values are at home at: its own server's, or that of what it falls back to.
+
+        What a remote document names is nobody's home.
+        """
         if level is Level.OWN and not self._function_names_server():
             level = Level.SHARED
         # Behind a gateway base_url names Azure's server too: an Azure key is at home there and at Azure's endpoint.
@@ -159,8 +200,9 @@ class Belongings:
 
     def _urls_at(self, level: Level, setting: str) -> list[str]:
         found = self._endpoint.found[setting]
-        held = [(found.level, found.value), *((each.level, each.raw) for each in found.shadowed)]
-        return [str(url).strip() for its, url in held if its is level]
+        held = [(found.level, found.is_remote, found.value)]
+        held += [(each.level, each.is_remote, each.raw) for each in found.shadowed]
+        return [str(url).strip() for its, is_remote, url in held if its is level and not is_remote]
 
 
 @dataclass(frozen=True, slots=True)

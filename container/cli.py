@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from llmwire.services.errors import ConfigError
+from llmwire.services.errors import ConfigError, DiscoveryError
 
 UNUSABLE = 2  #: the exit code where nothing could be checked
 
@@ -18,7 +18,7 @@ def main() -> None:
 
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, DiscoveryError) as error:
         sys.exit(_complain(str(error)))
 
 

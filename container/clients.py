@@ -13,8 +13,8 @@ from llmwire.services.events import Listener, Listeners, tell
 from llmwire.services.forking import no_fork_meanwhile, renew_in_child
 from llmwire.services.routing.budget import Budget
 from llmwire.services.routing.pool import Pool, PoolSpec
-from llmwire.services.routing.spending import Spending
 
+from .refresh import Refresh, with_budgets
 from .router import lane_router
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmwire.services.transport.router import LaneRouter
 
     from .resolution import FunctionSettings
+    from .watching import Watcher
 
 #: what the SDK holds in place of a key: the real one is set below it, and never leaves for another host
 PLACEHOLDER: Final = "held-by-llmwire"
@@ -41,6 +42,7 @@ def traffic(
     predicates: Mapping[str, Check] | None = None,
     embedder: Callable[[], Any] | None = None,
     async_embedder: Callable[[], Any] | None = None,
+    watcher: Watcher | None = None,
 ) -> Traffic:
     """The pool of a function's endpoints, and what its two clients share beside it. Reports the settings' warnings.
 
@@ -48,11 +50,12 @@ def traffic(
         meter: is told too, whoever the listener is.
         predicates: those that routes name.
         embedder, async_embedder: give the services that embed a text whose meaning decides where its request goes.
+        watcher: of the sources that the settings come from; it changes the traffic when they do.
     """
+    is_live = watcher is not None and watcher.has_sources
     with no_fork_meanwhile():
         from llmwire.services.transport.dialect import Ambient
         from llmwire.services.transport.facade import Traffic
-        from llmwire.services.transport.ledger import opened_ledger
 
     listener = listener if meter is None else Listeners(meter, listener)
     randomness = _Randomness()
@@ -66,14 +69,14 @@ def traffic(
     )
     renew_in_child(pool)
     renew_in_child(randomness)
-    spending = None
-    if settings.limits:
-        spending = Spending(settings.function, settings.limits, wall_clock=time.time, make_lock=threading.Lock)
-        renew_in_child(spending)
     budget = Budget(settings.calls.budget, clock=time.monotonic, make_lock=threading.Lock)
     renew_in_child(budget)
     for warning in settings.warnings:
         tell(listener, warning)
+
+    def router(settings: FunctionSettings) -> LaneRouter:
+        return lane_router(settings, pool, listener, predicates or {}, embedder, async_embedder)
+
     shared = Traffic(
         pool,
         spec=settings.calls,
@@ -81,19 +84,29 @@ def traffic(
         randomness=randomness,
         listener=listener,
         ambient=Ambient(os.environ),
-        router=lane_router(settings, pool, listener, predicates or {}, embedder, async_embedder),
-        spending=spending,
+        router=router(settings),
         has_canary=settings.canary,
         hedge=settings.hedge,
+        is_live=is_live,
     )
     renew_in_child(shared)
-    if spending is not None and settings.budget_ledger is not None:
-        reached = shared.wire.reached
-        shared.ledger = opened_ledger(
-            settings.function, spending, settings.budget_ledger.reveal(), reached=reached, listener=listener
-        )
-        renew_in_child(shared.ledger)
+    with_budgets(shared, settings, listener)()
+    if watcher is not None and is_live:
+        watcher.attach(Refresh(shared, settings, router=router, wake=watcher.wake, listener=listener), settings)
     return shared
+
+
+def watched_traffic(
+    watcher: Watcher,
+    listener: Listener,
+    meter: Listener,
+    predicates: Mapping[str, Check],
+    embedder: Callable[[], Any] | None,
+    async_embedder: Callable[[], Any] | None,
+) -> Traffic:
+    """The same, by the settings that a watcher has, who changes it when they do."""
+    settings = watcher.settled()
+    return traffic(settings, listener, meter, predicates, embedder, async_embedder, watcher=watcher)
 
 
 class _Randomness(random.Random):
@@ -208,7 +221,7 @@ def _arguments(shared: Traffic) -> dict[str, Any]:
         "organization": "",
         "project": "",
         "base_url": shared.facade.base_url,
-        "timeout": shared.longest_s,  # of each pool the transport keeps the deadline
+        "timeout": shared.first_longest_s,  # of each pool the transport keeps the deadline
         "max_retries": 0,  # attempts are made below it, in one layer, under one deadline
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from llmwire.services.errors import ConfigError
+from llmwire.services.errors import ConfigError, DiscoveryError
 from llmwire.services.ping import Ping, paid_ping, ping
 from llmwire.services.routing.endpoint import Endpoint
 from llmwire.services.routing.member import Health
@@ -24,10 +24,12 @@ from llmwire.services.routing.pool import EndpointState
 
 from .application import LLMContainer
 from .embed import embed_command
-from .explain import FunctionExplanation, Row, title
+from .explain import Explanation, FunctionExplanation, Row, title, told
+from .push import push_command
 from .route import route_command
 from .settings import FUNCTIONS
 from .top import top_command
+from .watch import watch_command
 
 FAILED = 1  #: the exit code where a check failed
 INTERRUPTED = 130  #: where Ctrl-C came before there was anything to show: that of a shell
@@ -49,6 +51,8 @@ app = typer.Typer(
 app.command("embed")(embed_command)
 app.command("route")(route_command)
 app.command("top")(top_command)
+app.command("watch")(watch_command)
+app.command("push")(push_command)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file with settings.")]
 EnvFile = Annotated[
@@ -59,11 +63,12 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for other prog
 
 @app.command("explain")
 def explain_command(config: ConfigFile = None, env_file: EnvFile = None, as_json: AsJSON = False) -> None:
-    """Show every setting: its value, where it comes from, what it shadows. Calls no server.
+    """Show every setting: its value, where it comes from, what it shadows. Calls no endpoint.
 
+    The sources of the endpoints are asked, where there are any: Consul, etcd, files.
     Exits with 1 where a function cannot be used as it is configured.
     """
-    explanation = _container(config, env_file).explain()
+    explanation = _explanation(_container(config, env_file, listener=lambda _: None))  # what it hears is shown anyway
     if as_json:
         typer.echo(json.dumps(explanation.as_dict(), indent=2))
     elif (console := Console()).is_terminal:
@@ -178,17 +183,37 @@ def serve_fake_command(
     typer.echo("Stopped.")
 
 
-def _container(config: Path | None, env_file: Path | None) -> LLMContainer:
-    container = LLMContainer() if config is None else LLMContainer.from_toml(config)
+def _container(config: Path | None, env_file: Path | None, **overriding: Any) -> LLMContainer:
+    container = LLMContainer(**overriding) if config is None else LLMContainer.from_toml(config, **overriding)
     container.env.read_dotenv(env_file)
     return container
+
+
+def _explanation(container: LLMContainer) -> Explanation:
+    """With what the sources say, who are asked; where a function cannot begin without it, that is its error."""
+    errors: dict[str, str] = {}
+    try:
+        for function in FUNCTIONS:
+            lane: Any = container.providers[function]
+            try:
+                lane.watcher().settled()
+            except DiscoveryError as error:
+                errors[function] = str(error)
+            except ConfigError:  # it is told as the function's error
+                pass
+        explained = container.explain().functions
+    finally:
+        container.shutdown_resources()
+    return Explanation(
+        functions=tuple(replace(each, error=errors.get(each.function, each.error)) for each in explained)
+    )
 
 
 def _pings(container: LLMContainer, function: str, paid: bool) -> list[Ping]:
     lane: Any = container.providers[function]
     try:
-        client, model = lane.client(), lane.model()
-    except ConfigError as error:
+        client, model = lane.client(), lane.model()  # in this order: the sources are asked for the client
+    except (ConfigError, DiscoveryError) as error:
         return [Ping(function=function, server="", check="settings", took_ms=None, problem=str(error))]
     return [
         outcome for endpoint in lane.pool().endpoints for outcome in _of_one(client, function, model, endpoint, paid)
@@ -250,6 +275,9 @@ def _show(console: Console, function: FunctionExplanation) -> None:
     for endpoint in function.endpoints if function.has_named_endpoints else ():
         place = f"{function.function}, {endpoint.name}"
         console.print(_table(f"{place}: {title(endpoint)}" if endpoint.server else place, endpoint.rows))
+    for source in function.sources:
+        style = "bold red" if source.error else "dim"
+        console.print(f"  [{style}]source[/{style}] {escape(told(source))}")
     for note in function.notes:
         console.print(f"  [dim]note[/dim] {escape(note)}")
     for warning in function.warnings:

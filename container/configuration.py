@@ -6,12 +6,15 @@ Knows places and their order; knows nothing of what the values mean.
 from __future__ import annotations
 
 import os
+import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from dependency_injector import providers
 
@@ -44,12 +47,17 @@ class Unfit(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A place that holds a value: the value as written, the place, and what the setting is called there."""
+    """A place that holds a value: the value as written, the place, and what the setting is called there.
+
+    Attributes:
+        is_remote: a document of a source says it that others than the operator of this machine may write.
+    """
 
     raw: Any = field(repr=False)
     origin: str
     level: Level
     key: str
+    is_remote: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,7 @@ class Found:
         key: what the setting is called where it was found: an endpoint's, or the function's that it inherits.
         shadowed: the later places that hold a value too, in their order.
         blank: the places that are set, but blank.
+        is_remote: as of what holds it.
     """
 
     value: Any = field(repr=False)
@@ -70,6 +79,7 @@ class Found:
     key: str
     shadowed: tuple[Held, ...] = ()
     blank: tuple[Held, ...] = ()
+    is_remote: bool = False
 
 
 class Document(dict[str, Any]):
@@ -142,6 +152,107 @@ class Environment(providers.Configuration):
         return _Variables(self._dotenv)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sourced:
+    """A document of a source, as a layer holds it.
+
+    Attributes:
+        tree: from the root, as in `{"completion": {"endpoints": {...}}}`.
+        origin: its full name.
+        is_remote: others than the operator of this machine may write it.
+    """
+
+    tree: Mapping[str, Any] = field(repr=False)
+    origin: str
+    is_remote: bool
+
+
+class Documents(providers.Object[tuple[Sourced, ...]]):
+    """What the sources of a function say, the first one first: a layer before `config`, exchanged as a whole.
+
+    A thread that tries other documents sees those, and nobody else does. Inside a block of `overriding` that has
+    another watcher built, what the one outside of it has taken is not there, and comes back after it.
+    """
+
+    def __init__(self, documents: tuple[Sourced, ...] = ()) -> None:
+        self._taken = documents
+        self._taken_by: WeakKeyDictionary[object, tuple[Sourced, ...]] = WeakKeyDictionary()
+        self._watchers: providers.Provider[Any] | None = None
+        self._tried = threading.local()
+        super().__init__(())
+
+    def __deepcopy__(self, memo: dict[Any, Any] | None) -> Documents:
+        memo = {} if memo is None else memo
+        if (known := memo.get(id(self))) is not None:
+            return known  # type: ignore[no-any-return]  # a memo holds anything
+        copied = memo[id(self)] = type(self)(self._taken)
+        copied._watchers = providers.deepcopy(self._watchers, memo)  # noqa: SLF001  # a copy of its own class
+        self._copy_overridings(copied, memo)
+        return copied
+
+    def follow(self, watchers: providers.Provider[Any]) -> None:
+        """Hold what the watcher takes that the provider has built, or the one that stands in for it."""
+        self._watchers = watchers
+
+    def take(self, documents: tuple[Sourced, ...], *, by: object = None) -> None:
+        """Have these from now on.
+
+        Args:
+            by: the watcher that has taken them; None: they are there whoever watches.
+        """
+        if by is None:
+            self._taken = documents
+        else:
+            self._taken_by[by] = documents
+
+    def is_for(self, watcher: object) -> bool:
+        """Whether the watcher is the one that is in force now: no block stands in for it."""
+        return self._watchers is None or self._watcher() is watcher
+
+    @contextmanager
+    def trying(self, documents: tuple[Sourced, ...]) -> Iterator[None]:
+        """Have these in this thread, inside the block."""
+        self._tried.documents = documents
+        try:
+            yield
+        finally:
+            del self._tried.documents
+
+    def _watcher(self) -> object | None:
+        """The one that is in force; None where none is built."""
+        if self._watchers is None:
+            return None
+        provider: Any = layer_of(self._watchers)
+        watcher: object | None = provider.built if hasattr(provider, "built") else provider()
+        return watcher
+
+    def held(self, place: Place, level: Level, key: str) -> Iterator[Held]:
+        """What they say at a place of `config`. Tables of endpoints are one table: those of all of them."""
+        tables = []
+        for document in self():
+            origin = f"{place.name} ({document.origin})"
+            if (raw := reach(document.tree, place.segments, key=key, origin=origin)) is None:
+                continue
+            held = Held(raw=raw, origin=origin, level=level, key=key, is_remote=document.is_remote)
+            if place.segments[-1] == "endpoints" and isinstance(raw, Mapping):
+                tables.append(held)
+            else:
+                yield held
+        if tables:
+            merged: dict[str, Any] = {}
+            for table in tables:
+                for name, endpoint in table.raw.items():
+                    merged.setdefault(name, endpoint)
+            yield replace(tables[0], raw=merged)
+
+    def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sourced, ...]:  # noqa: ARG002
+        tried: tuple[Sourced, ...] | None = getattr(self._tried, "documents", None)
+        if tried is not None:
+            return tried
+        watcher = self._watcher()
+        return self._taken if watcher is None else self._taken_by.get(watcher, self._taken)
+
+
 class _Variables(Mapping[str, str]):
     """The process environment over the lines of a `.env` file; a blank variable hides none of them."""
 
@@ -163,6 +274,54 @@ class _Variables(Mapping[str, str]):
         return len({**self._dotenv, **os.environ})
 
 
+class Place:
+    """Where a value may stand: a layer, and the path below it. Reads without keeping.
+
+    It stands for an option of a Configuration, which that would keep for ever: endpoints of a config centre come and
+    go, and are called otherwise each time.
+
+    Attributes:
+        name: as in `config.completion.base_url` or `env.OPENAI_BASE_URL`.
+        path: the same without the layer, and `segments` its parts.
+        variable: the environment variable, if it is one.
+    """
+
+    __slots__ = ("layer", "name", "path", "segments", "variable")
+
+    def __init__(self, layer: providers.Configuration, name: str) -> None:
+        self.layer, self.name = layer, name
+        first, _, self.path = name.partition(".")
+        self.segments = self.path.split(".")
+        self.variable = self.path if first == "env" else None
+
+    @classmethod
+    def of(cls, option: Place | providers.ConfigurationOption) -> Place:
+        """The place that an option stands at."""
+        if isinstance(option, Place):
+            return option
+        return cls(option._get_root(), option.get_name())  # noqa: SLF001  # the library has no public way to it
+
+    def get_name(self) -> str:
+        """As in `config.completion.base_url` or `env.OPENAI_BASE_URL`."""
+        return self.name
+
+    def read(self, key: str) -> Any:
+        """What stands there; None where nothing does. Raises ConfigError where it stands below no table."""
+        return reach(tree(self.layer), self.segments, key=key, origin=self.name)
+
+
+def reach(value: Any, segments: Iterable[str], *, key: str, origin: str) -> Any:
+    """What stands below nested tables; None where nothing does. Raises ConfigError below something that is no table."""
+    for segment in segments:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            problem, remedy = "stands below something that is no table", "Write a table there."
+            raise ConfigError(problem, key=key, origin=origin, remedy=remedy)
+        value = value.get(segment)
+    return value
+
+
 class FirstOf(providers.Provider[T]):
     """The fallback chain: the first of its places that holds a value, parsed; else the default.
 
@@ -171,6 +330,7 @@ class FirstOf(providers.Provider[T]):
     Args:
         own: options of a Configuration that belong to the function itself, most specific first.
         shared: options that all functions fall back to.
+        documents: what the sources say: at each place of `config` they come first.
         default: the value where no place holds one.
         key: what the setting is called in messages.
         parse: turns what was written into the value; raises Unfit.
@@ -180,15 +340,17 @@ class FirstOf(providers.Provider[T]):
 
     def __init__(
         self,
-        *own: providers.ConfigurationOption,
-        shared: tuple[providers.ConfigurationOption, ...] = (),
+        *own: Place | providers.ConfigurationOption,
+        shared: tuple[Place | providers.ConfigurationOption, ...] = (),
+        documents: Documents | None = None,
         default: T | None = None,
         key: str = "",
         parse: Callable[[Any], T] | None = None,
         level: Level = Level.OWN,
         inherited: FirstOf[T] | None = None,
     ) -> None:
-        self.own, self.shared, self.key, self.parse = own, shared, key, parse
+        self.own, self.shared = tuple(map(Place.of, own)), tuple(map(Place.of, shared))
+        self.documents, self.key, self.parse = documents, key, parse
         self.default: T | None = default if inherited is None else inherited.default
         self.level, self.inherited = level, inherited
         super().__init__()
@@ -200,21 +362,24 @@ class FirstOf(providers.Provider[T]):
         copied: FirstOf[T] = type(self)(default=self.default, key=self.key, parse=self.parse, level=self.level)
         memo[id(self)] = copied
         copied.own, copied.shared = (
-            tuple(providers.deepcopy(list(places), memo)) for places in (self.own, self.shared)
+            tuple(Place(providers.deepcopy(place.layer, memo), place.name) for place in places)
+            for places in (self.own, self.shared)
         )
+        copied.documents = providers.deepcopy(self.documents, memo)
         copied.inherited = providers.deepcopy(self.inherited, memo)
         self._copy_overridings(copied, memo)
         return copied
 
     @property
-    def places(self) -> tuple[providers.ConfigurationOption, ...]:
+    def places(self) -> tuple[Place, ...]:
         """Every place, in the order in which they are looked at."""
         return self.own + self.shared + (self.inherited.places if self.inherited else ())
 
     @property
     def related(self) -> Iterator[providers.Provider[Any]]:
-        yield from self.places
-        yield from {place._get_root() for place in self.places}  # noqa: SLF001  # see origin_of
+        yield from {place.layer for place in self.places}
+        if self.documents is not None:
+            yield self.documents
         yield from super().related
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
@@ -235,6 +400,7 @@ class FirstOf(providers.Provider[T]):
             key=first.key,
             shadowed=tuple(shadowed),
             blank=blank,
+            is_remote=first.is_remote,
         )
 
     def origin(self) -> str:
@@ -247,7 +413,9 @@ class FirstOf(providers.Provider[T]):
             yield Held(raw=raw, origin="override", level=self.level, key=self.key)
         for level, places in ((self.level, self.own), (Level.SHARED, self.shared)):
             for place in places:
-                if (raw := self._read(place)) is not None:
+                if self.documents is not None and place.variable is None:
+                    yield from self.documents.held(place, level, self.key)
+                if (raw := place.read(self.key)) is not None:
                     yield Held(raw=raw, origin=origin_of(place), level=level, key=self.key)
         if self.inherited is not None:
             yield from self.inherited.written()
@@ -256,18 +424,6 @@ class FirstOf(providers.Provider[T]):
         written = list(self.written())
         blank = tuple(each for each in written if _is_blank(each.raw))
         return [each for each in written if not _is_blank(each.raw)], blank
-
-    def _read(self, place: providers.ConfigurationOption) -> Any:
-        # Not place() itself: it would keep what it read for ever.
-        value: Any = place._get_root()()  # noqa: SLF001  # see origin_of
-        for segment in _path(place).split("."):
-            if value is None:
-                return None
-            if not isinstance(value, Mapping):
-                problem, remedy = "stands below something that is no table", "Write a table there."
-                raise ConfigError(problem, key=self.key, origin=str(place.get_name()), remedy=remedy)
-            value = value.get(segment)
-        return value
 
     def _parsed(self, held: Held) -> T:
         raw = held.raw.strip() if isinstance(held.raw, str) else held.raw
@@ -290,18 +446,13 @@ def _is_blank(raw: Any) -> bool:
     return isinstance(raw, str) and not raw.strip()
 
 
-def origin_of(place: providers.ConfigurationOption) -> str:
+def origin_of(place: Place) -> str:
     """The full name of a place, with the file that it was read from where there is one."""
-    layer = layer_of(place._get_root())  # noqa: SLF001  # the library has no public way to an option's layer
+    layer = layer_of(place.layer)
     if isinstance(layer, Environment):
-        return layer.origin_of(_path(place))
+        return layer.origin_of(place.path)
     file = getattr(layer(), "file", None)
-    return f"{place.get_name()} ({file})" if file else str(place.get_name())
-
-
-def _path(place: providers.ConfigurationOption) -> str:
-    """Where the place stands below its layer, as in `completion.base_url`."""
-    return str(place.get_name()).partition(".")[2]
+    return f"{place.name} ({file})" if file else place.name
 
 
 def layer_of(provider: providers.Provider[Any]) -> providers.Provider[Any]:
@@ -311,19 +462,37 @@ def layer_of(provider: providers.Provider[Any]) -> providers.Provider[Any]:
     return provider
 
 
-def option(config: providers.Configuration, env: Environment, name: str) -> providers.ConfigurationOption:
-    """The option of a place as it is written down: `config.completion.base_url` or `env.OPENAI_BASE_URL`."""
-    layer, first, *segments = name.split(".")
-    place: providers.ConfigurationOption = getattr({"config": config, "env": env}[layer], first)
-    for segment in segments:
-        place = place[segment]  # no attribute: an endpoint may be called `override`
-    return place
+def option(config: providers.Configuration, env: Environment, name: str) -> Place:
+    """The place as it is written down: `config.completion.base_url` or `env.OPENAI_BASE_URL`."""
+    return Place({"config": config, "env": env}[name.partition(".")[0]], name)
 
 
 def tree(layer: providers.Configuration) -> Mapping[str, Any]:
     """All that a layer holds; empty where it holds nothing. Raises ConfigError where it holds no table."""
+    looked: dict[providers.Configuration, Mapping[str, Any]] | None = getattr(_this_thread, "looked", None)
+    if looked is None:
+        return _asked(layer)
+    if (known := looked.get(layer)) is None:
+        known = looked[layer] = dict(_asked(layer))
+    return known
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Inside the block, in this thread, a layer is asked once: all that is read of it is of one moment."""
+    former, _this_thread.looked = getattr(_this_thread, "looked", None), {}
+    try:
+        yield
+    finally:
+        _this_thread.looked = former
+
+
+_this_thread = threading.local()
+
+
+def _asked(layer: providers.Configuration) -> Mapping[str, Any]:
     held = layer()
     if held is not None and not isinstance(held, Mapping):
         name = layer.get_name()
         raise ConfigError("is no table", key=name, origin=name, remedy="Give a dict, or read a TOML file.")
-    return held or {}
+    return {} if held is None else held

@@ -13,7 +13,7 @@ from dependency_injector import providers
 from llmwire.services.errors import ConfigError
 from llmwire.services.events import ConfigWarned
 
-from .configuration import Environment, FirstOf, Found
+from .configuration import Environment, FirstOf, Found, Place
 from .settings import SETTINGS, Reach, Setting
 from .values import variable_part
 
@@ -124,7 +124,14 @@ def _named(
     env: Environment,
 ) -> ConfiguredEndpoint:
     own = {
-        setting.name: setting.chain_at(function, written, inherited=chains.get(setting.name), config=config, env=env)
+        setting.name: setting.chain_at(
+            function,
+            written,
+            inherited=chains.get(setting.name),
+            config=config,
+            env=env,
+            documents=chains["endpoints"].documents,
+        )
         for setting in settings
     }
     return ConfiguredEndpoint(function, written.lower(), f"{function.upper()}_{variable_part(written)}_", own)
@@ -138,12 +145,9 @@ def collision(prefix: str, chains: Chains) -> str | None:
     return None
 
 
-def variables_of(places: Iterable[providers.ConfigurationOption]) -> Iterator[str]:
+def variables_of(places: Iterable[Place]) -> Iterator[str]:
     """The environment variables among the places."""
-    for place in places:
-        layer, _, variable = place.get_name().partition(".")
-        if layer == "env":
-            yield variable
+    return (place.variable for place in places if place.variable is not None)
 
 
 def _check_names(function: str, chains: Chains, endpoints: Iterable[ConfiguredEndpoint], origin: str) -> None:

@@ -23,6 +23,7 @@ URLS: Final = ("base_url", "azure_endpoint")  #: the settings that may hold a pa
 QUIET: Final = frozenset(setting.name for setting in SETTINGS if setting.is_quiet)
 QUIET_AT_ENDPOINT: Final = QUIET | {"base_url"}  #: no endpoint that has a name has the default server
 QUIET_WITHOUT_ROUTES: Final = frozenset({"routing", "tokenizer", "routing_timeout_s"})
+QUIET_WITHOUT_SOURCES: Final = frozenset({"startup", "source_cache"})
 INHERITED: Final = frozenset(setting.name for setting in SETTINGS if setting.reach is Reach.INHERITED)
 
 
@@ -54,6 +55,25 @@ class EndpointExplanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceExplanation:
+    """One source of a function's endpoints.
+
+    Attributes:
+        source: its name, as in `consul://127.0.0.1:8500/llmwire/prod`.
+        version: of the document that is in force, in the source's own words; None where none is.
+        is_cached: that is what it said in an earlier life of the program.
+        age_s: since when it has last answered, in seconds; None where it was not asked, or never did.
+        error: why it is silent, or why what it says is not in force.
+    """
+
+    source: str
+    version: str | None
+    is_cached: bool
+    age_s: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionExplanation:
     """One function.
 
@@ -64,6 +84,8 @@ class FunctionExplanation:
         warnings: what works, but probably not as meant.
         notes: what was done to make the settings fit.
         error: why the function cannot be used, or None.
+        sources: in their order, as they are known: a source is asked when the first client is built, or with
+            `container.completion.watcher().start()`.
     """
 
     function: str
@@ -75,6 +97,7 @@ class FunctionExplanation:
     notes: tuple[str, ...]
     error: str | None
     endpoints: tuple[EndpointExplanation, ...] = ()
+    sources: tuple[SourceExplanation, ...] = ()
 
     @property
     def has_named_endpoints(self) -> bool:
@@ -123,17 +146,40 @@ def _explained(function: str, lane: Any) -> FunctionExplanation:
         server=first.base_url if first else None,
         dialect=str(first.dialect) if first else None,
         sends_key=_sends_key(first),
-        rows=_rows(apart, first, quiet=_quiet(settings)) if is_pool else _rows(chains, first, quiet=QUIET),
+        rows=_rows(apart, first, quiet=_quiet(settings, chains)) if is_pool else _rows(chains, first, quiet=QUIET),
         warnings=tuple(f"{warning.key}: {warning.message}" for warning in settings.warnings) if settings else (),
         notes=settings.notes if settings else (),
         error=error,
         endpoints=tuple(_endpoint(each, settled.get(each.name)) for each in configured),
+        sources=tuple(_sources(lane, chains["source"])),
     )
 
 
-def _quiet(settings: Any) -> frozenset[str]:
+def _sources(lane: Any, chain: FirstOf[Any]) -> Iterator[SourceExplanation]:
+    """What is known of them, without asking any: of those that nobody has asked yet only the names."""
+    watcher = lane.watcher.last_overriding or lane.watcher
+    states = {each.source: each for each in lane.watcher().state()} if getattr(watcher, "initialized", True) else {}
+    try:
+        named = [source.name for source in chain.found().value or ()]
+    except ConfigError:  # it is told as the function's error
+        return
+    for name in named:
+        if (state := states.get(name)) is None:
+            yield SourceExplanation(source=name, version=None, is_cached=False, age_s=None, error=None)
+        else:
+            yield SourceExplanation(
+                source=name,
+                version=state.version,
+                is_cached=state.is_cached,
+                age_s=state.asked_s,
+                error=state.error,
+            )
+
+
+def _quiet(settings: Any, chains: Chains) -> frozenset[str]:
     """Of several endpoints the defaults that play no part."""
-    return frozenset() if settings and settings.routes else QUIET_WITHOUT_ROUTES
+    of_routes = frozenset[str]() if settings and settings.routes else QUIET_WITHOUT_ROUTES
+    return of_routes if any(chains["source"].written()) else of_routes | QUIET_WITHOUT_SOURCES
 
 
 def _configured(function: str, chains: Chains, lane: Any) -> tuple[ConfiguredEndpoint, ...]:
@@ -199,6 +245,8 @@ def _shown(name: str, value: Any) -> str:
         return ", ".join(("text", *sorted(value)))
     if name == "budget":
         return ", ".join(f"{limit}" if limit.tag is None else f"{limit.tag}: {limit}" for limit in value)
+    if name == "source":
+        return ", ".join(source.name for source in value)
     if isinstance(value, tuple):
         return ", ".join(_pool(each) if isinstance(each, NamedPool) else each for each in value)
     return masked(value) if name in URLS else str(value)
@@ -232,6 +280,7 @@ def title(explained: FunctionExplanation | EndpointExplanation) -> str:
 def _lines(function: FunctionExplanation) -> list[str]:
     place = title(function)
     lines = [f"{function.function}: {place}" if place else function.function, *_lines_of(function.rows)]
+    lines.extend(f"  source {told(source)}" for source in function.sources)
     for endpoint in function.endpoints if function.has_named_endpoints else ():
         place = title(endpoint)
         lines.append(f"  {endpoint.name}: {place}" if place else f"  {endpoint.name}")
@@ -241,6 +290,16 @@ def _lines(function: FunctionExplanation) -> list[str]:
     if function.error:
         lines.append(f"  error: {function.error}")
     return lines
+
+
+def told(source: SourceExplanation) -> str:
+    """Which document is in force, how old that is, and what is wrong."""
+    if source.version is not None:
+        said = f"{source.version}, from the disk" if source.is_cached else source.version
+    else:
+        said = "nothing of it is in force" if source.error or source.age_s is not None else "not asked yet"
+    age = f", answered {source.age_s:.0f} s ago" if source.age_s is not None else ""
+    return f"{source.source}: {said}{age}" + (f"; {source.error}" if source.error else "")
 
 
 def _lines_of(rows: tuple[Row, ...]) -> Iterator[str]:

@@ -60,6 +60,11 @@ class Lazy(providers.Resource[T]):
         """Whether the object is built."""
         return self._instance is not _MISSING
 
+    @property
+    def built(self) -> T | None:
+        """The object; None where it is not built."""
+        return self._instance if self.initialized else None
+
     def init(self) -> None:
         """Build nothing: the object is made when it is first used."""
 

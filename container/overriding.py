@@ -94,6 +94,11 @@ class _StandIn(providers.Provider[Any]):
         return bool(getattr(self.fresh, "initialized", True))
 
     @property
+    def built(self) -> Any:
+        """The new one, where it is built and that can be said; else None."""
+        return getattr(self.fresh, "built", None)
+
+    @property
     def related(self) -> Iterator[providers.Provider[Any]]:
         yield self.fresh
         yield from super().related

@@ -5,10 +5,10 @@ Knows what the endpoints of a function have to do with each other; knows nothing
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
+from functools import cached_property
 from typing import Any
 
 from dependency_injector import providers
@@ -32,7 +32,8 @@ from llmwire.services.routing.spending import SpendingLimit, Unit
 from llmwire.services.secrets import Secret
 
 from .belongings import Belongings
-from .configuration import Environment, Level
+from .configuration import Environment, Level, one_look, tree
+from .credentials import Credentials
 from .endpoints import Chains, ConfiguredEndpoint, Findings, endpoints_of
 from .fitting import Fitting
 from .server import Server, server_for
@@ -61,6 +62,8 @@ class FunctionSettings:
         limits: what may be spent, of the function, of tags and of endpoints.
         budget_ledger: where that is shared with other processes; it may hold a password.
         routing_timeout_s: how long a request may wait for the embedding of its text.
+        has_default_server: no setting names a server.
+        declares_space: the space is said; else it is that of the one model.
         warnings: what works, but probably not as meant.
         notes: what was done to make the settings fit, for `explain`.
     """
@@ -82,8 +85,20 @@ class FunctionSettings:
     routing_timeout_s: float
     limits: tuple[SpendingLimit, ...]
     budget_ledger: Secret | None
+    has_default_server: bool
+    declares_space: bool
     warnings: tuple[ConfigWarned, ...]
     notes: tuple[str, ...]
+
+    @property
+    def of_vectors(self) -> tuple[str, str | None, int | None]:
+        """The space or else the model, the revision, the dimensions: what vectors must have in common."""
+        return self.space or self.model, self.revision, self.dimensions
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Those that the endpoints are asked for."""
+        return frozenset(endpoint.model or self.model for endpoint in self.endpoints)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -107,10 +122,13 @@ def resolve(
     Raises:
         ConfigError: a setting is misspelt, impossible or missing; settings of the other functions play no part.
     """
-    check_tables(function, chains.values(), config)
-    configured = endpoints_of(function, chains, config, env)
-    remarks = check_spelling(function, chains, configured, config, env)
-    return _Resolution(function, chains, configured, token_source).result(remarks, predicates)
+    with one_look():
+        check_tables(function, chains.values(), config)
+        configured = endpoints_of(function, chains, config, env)
+        credentials = Credentials(config, env)
+        remarks = check_spelling(function, chains, configured, config, env, also=credentials.paths())
+        resolution = _Resolution(function, chains, configured, token_source, credentials)
+        return resolution.result(remarks, predicates, tree(env))
 
 
 class _Resolution:
@@ -122,19 +140,24 @@ class _Resolution:
         chains: Chains,
         configured: tuple[ConfiguredEndpoint, ...],
         token_source: Callable[[], TokenSource],
+        credentials: Credentials,
     ) -> None:
         self._function, self._chains, self._configured = function, chains, configured
+        self._credentials = credentials
         self._found = Findings(chains)
-        self._token_source = functools.cache(token_source)  # one for all endpoints: it keeps its tokens
+        self._token_source = token_source
 
     @property
     def _key(self) -> str:
         return self._chains["endpoints"].key
 
-    def result(self, remarks: Iterable[str], predicates: Callable[[], Mapping[str, Any]]) -> FunctionSettings:
+    def result(
+        self, remarks: Iterable[str], predicates: Callable[[], Mapping[str, Any]], variables: Mapping[str, str]
+    ) -> FunctionSettings:
         found, has_vectors = self._found, "space" in self._chains
         servers = [server_for(configured) for configured in self._configured]
-        endpoints = tuple(self._endpoint(*pair, servers) for pair in zip(self._configured, servers, strict=True))
+        hosts = frozenset(server.host for server in servers if not server.is_remote)  # no key is given without them
+        endpoints = tuple(self._endpoint(*pair, hosts) for pair in zip(self._configured, servers, strict=True))
         self._check_space(endpoints)
         fitting = Fitting(self._function, found, endpoints, predicates)
         fitting.check()
@@ -160,19 +183,22 @@ class _Resolution:
             routing_timeout_s=0.0 if has_vectors else found["routing_timeout_s"].value,
             limits=self._limits(endpoints),
             budget_ledger=found["budget_ledger"].value,
-            warnings=(*self._warnings(remarks, endpoints), *fitting.warnings()),
+            declares_space=has_vectors and self._common("space") is not None,
+            has_default_server=any(server.level is Level.DEFAULT for server in servers),
+            warnings=(*self._warnings(remarks, endpoints), *fitting.warnings(), *self._of_sources(variables)),
             notes=self._notes(endpoints, servers),
         )
 
-    def _endpoint(self, configured: ConfiguredEndpoint, server: Server, servers: Iterable[Server]) -> Endpoint:
+    def _endpoint(self, configured: ConfiguredEndpoint, server: Server, hosts: frozenset[str]) -> Endpoint:
         found = configured.found
         is_azure = server.dialect is Dialect.AZURE
         belongings = Belongings(
             configured,
             server,
-            hosts=(each.host for each in servers),
+            hosts=hosts,
             same_host=lambda: self._found["key_fallback"].value == "same-host",
             token_source=self._token_source,
+            credentials=self._credentials,
         )
         return Endpoint(
             function=self._function,
@@ -199,6 +225,11 @@ class _Resolution:
             ),
         )
 
+    @cached_property
+    def _serving(self) -> Counter[str]:
+        """How many endpoints each pool has."""
+        return Counter(name for each in self._configured for name in _pools(each))
+
     def _first_byte_s(self, configured: ConfiguredEndpoint) -> float:
         """Half of the deadline leaves time for another endpoint of the pool; where there is none, it has all of it.
 
@@ -206,10 +237,9 @@ class _Resolution:
         Of several pools the one that waits the longest counts.
         """
         own = {pool.name: pool.deadline_s for pool in self._found["pools"].value or ()}
-        serving = [name for each in self._configured for name in _pools(each)]
         deadline_s: float = self._found["deadline_s"].value
         return max(
-            (own.get(name) or deadline_s) / (1 if serving.count(name) == 1 else 2) for name in _pools(configured)
+            (own.get(name) or deadline_s) / (1 if self._serving[name] == 1 else 2) for name in _pools(configured)
         )
 
     def _limits(self, endpoints: Iterable[Endpoint]) -> tuple[SpendingLimit, ...]:
@@ -272,14 +302,21 @@ class _Resolution:
     def _warnings(self, remarks: Iterable[str], endpoints: tuple[Endpoint, ...]) -> tuple[ConfigWarned, ...]:
         warnings = [self._warned("environment", "env", remark) for remark in remarks]
         warnings += [warning for configured in self._configured for warning in configured.warnings]
-        for one, other in combinations(endpoints, 2):
-            if _identity(one) == _identity(other):
-                message = f"{one.name} and {other.name} are one server with one key and one model"
+        known: dict[tuple[object, ...], str] = {}
+        for endpoint in endpoints:
+            if (other := known.setdefault(_identity(endpoint), endpoint.name)) != endpoint.name:
+                message = f"{other} and {endpoint.name} are one server with one key and one model"
                 warnings.append(self._warned(self._key, self._found["endpoints"].origin, message))
         unique: dict[tuple[str | None, str], ConfigWarned] = {}  # what several endpoints inherit is said once
         for warning in warnings:
             unique.setdefault((warning.origin, warning.message), warning)
         return tuple(unique.values())
+
+    def _of_sources(self, variables: Mapping[str, str]) -> Iterator[ConfigWarned]:
+        found = self._found["source"]
+        for source in found.value or ():
+            for message in source.warnings(variables):
+                yield self._warned(found.key, found.origin, f"{source.name}: {message}")
 
     def _notes(self, endpoints: tuple[Endpoint, ...], servers: Iterable[Server]) -> tuple[str, ...]:
         notes = [note for configured in self._configured for note in configured.notes]

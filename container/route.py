@@ -81,8 +81,9 @@ def route_command(
         asked |= {"stream": True} if stream else {}
         asked |= {"max_completion_tokens": max_tokens} if max_tokens is not None else {}
     try:
+        router = lane.router()  # first, as the sources of the endpoints may name the model
         asked.setdefault("model", model or lane.model())
-        explained = lane.router().explain(asked, tags=tags, trust=trust or None)
+        explained = router.explain(asked, tags=tags, trust=trust or None)
     finally:
         container.shutdown_resources()
     _show(explained, is_whole=explain, as_json=as_json)

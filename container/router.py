@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,11 @@ def _meaning(
     def embed(texts: list[str]) -> Any:
         return embedder().embed(texts)
 
+    built: list[Any] = []
+
     async def async_embed(texts: list[str]) -> Any:
-        return await async_embedder().embed(texts)
+        if not built:  # in a thread: the first time a client is built, whose sources may let it wait
+            built.append(await asyncio.to_thread(async_embedder))
+        return await built[0].embed(texts)
 
     return Meaning(routes, embed=embed, async_embed=async_embed, limit_s=limit_s)

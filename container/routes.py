@@ -23,6 +23,9 @@ Parsers = Mapping[str, Callable[[Any], Any]]
 
 ROUTE_TABLES: Final = "Write each below a line of its own, as in [[completion.routes]]."
 POOL_TABLE: Final = "Write a pool's options below its name, as in [completion.pools.long]."
+MOST_ROUTES: Final = 1000  #: each is looked at for each request that none before it holds for
+MOST_KEYWORDS: Final = 5000  #: of all routes together: a long text is searched for them in a third of a second
+MOST_OF_A_PATTERN: Final = 10_000  #: characters; a longer one takes seconds to be read
 _LAST_LETTER: Final = 0x1FFFF  #: beyond it are Chinese characters alone, which come before it too
 
 
@@ -49,7 +52,12 @@ def routes(raw: Any) -> tuple[Route, ...]:
     """
     if not isinstance(raw, list | tuple):
         raise Unfit("must be a list of routes", ROUTE_TABLES)
+    if len(raw) > MOST_ROUTES:
+        raise Unfit(f"holds {len(raw)} routes, of {MOST_ROUTES} at most", "Remove those that no request needs.")
     made = tuple(_route(written, f"[{place}]") for place, written in enumerate(raw, start=1))
+    words = sum(len(each) for route in made for each in (route.keywords, route.system_keywords, route.any_keywords))
+    if words > MOST_KEYWORDS:
+        raise Unfit(f"hold {words} keywords, of {MOST_KEYWORDS} at most", "Each is looked for in each request.")
     taken: dict[str, int] = {}
     for place, name in enumerate(names_of(made), start=1):
         if (other := taken.setdefault(name, place)) != place:
@@ -142,7 +150,13 @@ def _known_scripts() -> frozenset[str]:
 
 
 def _pattern(raw: Any) -> str:
-    pattern = _line(raw)
+    if not isinstance(raw, str):
+        raise Unfit(f"must be text, not {type(raw).__name__}", "Put it in quotes.")
+    if not raw.strip():
+        raise Unfit("is blank", "Write something, or leave it out.")
+    if len(raw) > MOST_OF_A_PATTERN:
+        raise Unfit(f"has more than {MOST_OF_A_PATTERN} characters", "Write it shorter.")
+    pattern = raw
     with no_fork_meanwhile():
         from llmwire.services.transport.patterns import searching
     try:

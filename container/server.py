@@ -9,6 +9,7 @@ from llmwire.services.routing.endpoint import Dialect, server_of
 from .address import Address, UnusableURL, azure_address, openai_address
 from .configuration import Level
 from .endpoints import ConfiguredEndpoint
+from .hosts import forbidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +19,14 @@ class Server:
     Attributes:
         named_by: the setting that names it, `base_url` or `azure_endpoint`.
         level: how near to the endpoint it was named.
+        is_remote: a document names it that others may write: no key goes there but one that is declared for it.
     """
 
     base_url: str
     dialect: Dialect
     named_by: str
     level: Level
+    is_remote: bool = False
 
     @property
     def host(self) -> str:
@@ -41,8 +44,25 @@ def server_for(endpoint: ConfiguredEndpoint) -> Server:
     level = endpoint.found[named_by].level
     if endpoint.is_named and level >= Level.DEFAULT:
         raise endpoint.error("base_url", f"is not set: {endpoint.name} names no server", endpoint.to_set("BASE_URL"))
+    is_remote = endpoint.found[named_by].is_remote
+    if not is_remote:
+        _check_untouched(endpoint)
     address = _address(endpoint, dialect, named_by)
-    return Server(base_url=address.base_url, dialect=dialect, named_by=named_by, level=level)
+    if is_remote and (reason := forbidden(address.base_url)):
+        remedy = "Name another server: a document that others may write cannot lead there."
+        raise endpoint.error(named_by, reason, remedy, endpoint.found[named_by].origin)
+    return Server(base_url=address.base_url, dialect=dialect, named_by=named_by, level=level, is_remote=is_remote)
+
+
+def _check_untouched(endpoint: ConfiguredEndpoint) -> None:
+    """A server that these settings name, perhaps with a key, is spoken to as they say: at another path or in another
+    dialect the key would go to somebody else.
+    """
+    for name in ("dialect", "api_path"):
+        if endpoint.found[name].is_remote:
+            problem = "is said by a remote document of a server that the settings of this program name"
+            remedy = "Have the document name the server too, with a `credential` where it asks for a key."
+            raise endpoint.error(name, problem, remedy, endpoint.found[name].origin)
 
 
 def _named(endpoint: ConfiguredEndpoint) -> tuple[Dialect, str]:
@@ -72,7 +92,10 @@ def _address(endpoint: ConfiguredEndpoint, dialect: Dialect, named_by: str) -> A
     try:
         address = read(found.value, endpoint.found["api_path"].value)
     except UnusableURL as error:
-        raise endpoint.error(named_by, error.problem, error.remedy, found.origin) from None
+        remedy = error.remedy
+        if found.is_remote and "api_key" in remedy:
+            remedy = "Remove it, and name the key as a `credential`."
+        raise endpoint.error(named_by, error.problem, remedy, found.origin) from None
     for note in address.notes:
         endpoint.note(named_by, note)
         if "cut off" in note:

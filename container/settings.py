@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Final
 
 from dependency_injector import providers
@@ -17,8 +18,8 @@ from llmwire.services.routing.endpoint import Timeouts
 from llmwire.services.routing.failover import CallSpec
 from llmwire.services.routing.route import Mode
 
-from . import routes, values
-from .configuration import Environment, FirstOf, Level, option
+from . import routes, sources, values
+from .configuration import Documents, Environment, FirstOf, Level, option
 
 FUNCTIONS: Final = ("completion", "embedding")
 
@@ -34,6 +35,14 @@ class Reach(Enum):
     APART = "of both, with a meaning of its own at each"
 
 
+class Writers(Enum):
+    """Who may write a setting, beside code, a configuration file and the environment."""
+
+    ANY_SOURCE = "a document of any source"
+    LOCAL_SOURCE = "a file of this machine: it is a key, goes with one, or guards what others say"
+    NO_SOURCE = "nobody: it is settled before a source is asked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One setting: its places as templates over the function's name, its default, its parser.
@@ -43,6 +52,7 @@ class Setting:
             `config.completion.endpoints.backup.api_key` and `env.COMPLETION_BACKUP_API_KEY`.
         only: the functions that have it.
         is_quiet: `explain` shows its default only where the function has several endpoints.
+        writers: who may write it.
     """
 
     name: str
@@ -53,18 +63,22 @@ class Setting:
     only: tuple[str, ...] = FUNCTIONS
     reach: Reach = Reach.INHERITED
     is_quiet: bool = False
+    writers: Writers = Writers.ANY_SOURCE
 
     @property
     def at_endpoint(self) -> tuple[str, ...]:
         """Of its own places those that an endpoint has too. RAFT's spelling, {FUNCTION}_OPENAI_..., knows functions."""
-        return tuple(place for place in self.own if "{FUNCTION}_OPENAI_" not in place)
+        return _at_endpoint(self.own)
 
-    def chain(self, function: str, config: providers.Configuration, env: Environment) -> FirstOf[Any]:
-        """The chain of this setting for one function, over the two layers."""
+    def chain(
+        self, function: str, config: providers.Configuration, env: Environment, documents: Documents | None = None
+    ) -> FirstOf[Any]:
+        """The chain of this setting for one function, over the layers."""
         own = [place.format(function=function, FUNCTION=function.upper()) for place in self.own]
         return FirstOf(
             *(option(config, env, place) for place in own),
             shared=tuple(option(config, env, place) for place in self.shared),
+            documents=self._read_by(documents),
             default=(self.default or {}).get(function),
             key=own[0].removeprefix("config."),
             parse=self.parse,
@@ -78,17 +92,27 @@ class Setting:
         inherited: FirstOf[Any] | None,
         config: providers.Configuration,
         env: Environment,
+        documents: Documents | None = None,
     ) -> FirstOf[Any]:
         """The chain of this setting for one endpoint; `inherited` is its function's, if that has one of this name."""
         table, prefix = f"{function}.endpoints.{endpoint}", f"{function.upper()}_{values.variable_part(endpoint)}"
         places = [place.format(function=table, FUNCTION=prefix) for place in self.at_endpoint]
         return FirstOf(
             *(option(config, env, place) for place in places),
+            documents=self._read_by(documents),
             key=places[0].removeprefix("config."),
             parse=self.parse,
             level=Level.ENDPOINT,
             inherited=inherited if self.reach is Reach.INHERITED else None,
         )
+
+    def _read_by(self, documents: Documents | None) -> Documents | None:
+        return None if self.writers is Writers.NO_SOURCE else documents
+
+
+@cache
+def _at_endpoint(own: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(place for place in own if "{FUNCTION}_OPENAI_" not in place)
 
 
 def _each(value: object) -> dict[str, object]:
@@ -115,6 +139,12 @@ SETTINGS: Final = (
         own=("config.{function}.api_key", "env.{FUNCTION}_API_KEY", "env.{FUNCTION}_OPENAI_API_KEY"),
         shared=("config.openai.api_key", "env.OPENAI_API_KEY"),
         parse=values.key,
+        writers=Writers.LOCAL_SOURCE,
+    ),
+    Setting(
+        name="credential",
+        own=("config.{function}.credential", "env.{FUNCTION}_CREDENTIAL"),
+        parse=values.credential_name,
     ),
     Setting(
         name="model",
@@ -132,6 +162,7 @@ SETTINGS: Final = (
         ),
         shared=("config.openai.organization", "env.OPENAI_ORG_ID"),
         parse=values.header_text,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="project",
@@ -143,6 +174,7 @@ SETTINGS: Final = (
         ),
         shared=("config.openai.project", "env.OPENAI_PROJECT_ID"),
         parse=values.header_text,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="headers",
@@ -154,6 +186,7 @@ SETTINGS: Final = (
         ),
         shared=("config.openai.headers", "env.OPENAI_CUSTOM_HEADERS"),
         parse=values.headers,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="deadline_s",
@@ -221,6 +254,7 @@ SETTINGS: Final = (
         parse=values.ledger,
         reach=Reach.FUNCTION,
         is_quiet=True,
+        writers=Writers.NO_SOURCE,
     ),
     Setting(
         name="stream_usage",
@@ -298,6 +332,7 @@ SETTINGS: Final = (
         only=("embedding",),
         reach=Reach.FUNCTION,
         is_quiet=True,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="hedge",
@@ -352,6 +387,7 @@ SETTINGS: Final = (
         ),
         shared=("config.azure.api_key", "env.AZURE_OPENAI_API_KEY", "env.AZURE_OPENAI_KEY"),
         parse=values.key,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="azure_api_version",
@@ -372,6 +408,7 @@ SETTINGS: Final = (
         own=("config.{function}.azure.ad_token", "env.{FUNCTION}_AZURE_OPENAI_AD_TOKEN"),
         shared=("config.azure.ad_token", "env.AZURE_OPENAI_AD_TOKEN"),
         parse=values.key,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="azure_keyless",
@@ -379,6 +416,7 @@ SETTINGS: Final = (
         shared=("config.azure.keyless", "env.AZURE_OPENAI_KEYLESS"),
         default=_each(False),
         parse=values.switch,
+        writers=Writers.LOCAL_SOURCE,
     ),
     Setting(
         name="key_fallback",
@@ -386,11 +424,39 @@ SETTINGS: Final = (
         default=_each("warn"),
         parse=values.key_fallback,
         reach=Reach.FUNCTION,
+        writers=Writers.NO_SOURCE,
+    ),
+    Setting(
+        name="source",
+        own=("config.{function}.source", "env.{FUNCTION}_SOURCE"),
+        shared=("config.source", "env.LLMWIRE_SOURCE"),
+        parse=sources.sources,
+        reach=Reach.FUNCTION,
+        writers=Writers.NO_SOURCE,
+    ),
+    Setting(
+        name="startup",
+        own=("config.{function}.startup", "env.{FUNCTION}_STARTUP"),
+        shared=("config.startup", "env.LLMWIRE_STARTUP"),
+        default=_each(values.Startup.STATIC),
+        parse=values.startup,
+        reach=Reach.FUNCTION,
+        is_quiet=True,
+        writers=Writers.NO_SOURCE,
+    ),
+    Setting(
+        name="source_cache",
+        own=("config.source_cache", "env.LLMWIRE_SOURCE_CACHE"),
+        reach=Reach.FUNCTION,
+        is_quiet=True,
+        writers=Writers.NO_SOURCE,
     ),
 )
 
 
-def chains(function: str, config: providers.Configuration, env: Environment) -> dict[str, FirstOf[Any]]:
+def chains(
+    function: str, config: providers.Configuration, env: Environment, documents: Documents | None = None
+) -> dict[str, FirstOf[Any]]:
     """The fallback chain of every setting that a function has, by the setting's name."""
     settings = [each for each in SETTINGS if function in each.only and each.reach is not Reach.ENDPOINT]
-    return {setting.name: setting.chain(function, config, env) for setting in settings}
+    return {setting.name: setting.chain(function, config, env, documents) for setting in settings}

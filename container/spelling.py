@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from dependency_injector import providers
 from llmwire.services.errors import ConfigError
 
 from .configuration import Environment, FirstOf, layer_of, tree
+from .credentials import TABLE as CREDENTIALS
 from .endpoints import Chains, ConfiguredEndpoint, collision, variables_of
-from .settings import FUNCTIONS, SETTINGS, Reach
+from .settings import FUNCTIONS, SETTINGS, Reach, Writers
+from .values import variable_part
 
 #: an environment variable this near to one of ours is a misspelling; a shell's own COMPLETION_WAITING_DOTS is not
 NEAR: Final = 0.75
@@ -29,9 +32,24 @@ ELSEWHERE: Final = {
 }
 
 
+#: what a document of a source may not say, and where it is said instead
+REFUSED: Final = {
+    Writers.LOCAL_SOURCE: (
+        "is not taken from a document that others may write",
+        "Declare the key here, with the hosts that it may go to, and name it in the document as `credential`.",
+    ),
+    Writers.NO_SOURCE: ("is not taken from a source", "Write it where the program is configured."),
+}
+#: what people write to turn off what cannot be turned off
+UNVERIFIED: Final = frozenset({"verify", "verify_ssl", "ssl_verify", "tls_verify", "insecure", "skip_verify"})
+
+
 def check_tables(function: str, chains: Iterable[FirstOf[Any]], config: providers.Configuration) -> None:
     """Refuse what stands where a table of this function, or a shared one, belongs. Raises ConfigError."""
-    _check_tables(function, _tables(_paths(chains)) | {f"{function}.endpoints"}, config)
+    chains = list(chains)
+    tables = _tables(_paths(chains)) | {f"{function}.endpoints"}
+    for layer in _layers(chains, config):
+        _check_tables(function, tables, layer)
 
 
 def check_spelling(
@@ -40,67 +58,128 @@ def check_spelling(
     endpoints: Iterable[ConfiguredEndpoint],
     config: providers.Configuration,
     env: providers.Configuration,
+    *,
+    also: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Refuse names that no chain of this function and its endpoints reads, in its own tables and the shared ones.
 
+    Args:
+        also: what else is read of the configuration, as in `credentials.vendor.hosts`.
     Returns:
         What to warn of: shared variables that are near to one that is read, and those of endpoints that nobody named.
     Raises:
         ConfigError: names the key, its origin and the nearest right one.
     """
     every = [*chains.values(), *(chain for endpoint in endpoints for chain in endpoint.chains.values())]
-    _check_tree(function, _paths(every), config)
-    return _Variables(function, chains, endpoints, env).check()
+    paths = _paths(every).union(also)
+    tables = _tables(paths)
+    others = _shadowed(chains, endpoints)
+    kept = {f"{function}.endpoints.{name}" for name in others}
+    for layer in _layers(every, config):
+        _check_tables(function, tables, layer)
+        _check_tree(function, paths, kept, layer)
+    return _Variables(function, chains, endpoints, env, others).check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """What one document holds, or the configuration that was given in code or as a file.
+
+    Attributes:
+        file: which, for messages; None where it has no name.
+        writers: settings of these cannot stand in it.
+    """
+
+    tree: Mapping[str, Any]
+    file: str | None
+    not_for: frozenset[Writers] = frozenset()
+
+    def error(self, problem: str, path: str, remedy: str) -> ConfigError:
+        origin = f"config.{path} ({self.file})" if self.file else f"config.{path}"
+        return ConfigError(problem, key=path, origin=origin, remedy=remedy)
+
+
+def _layers(chains: Iterable[FirstOf[Any]], config: providers.Configuration) -> Iterator[_Layer]:
+    layer = next((chain.documents for chain in chains if chain.documents is not None), None)
+    for document in layer() if layer is not None else ():
+        not_for = {Writers.NO_SOURCE, Writers.LOCAL_SOURCE} if document.is_remote else {Writers.NO_SOURCE}
+        yield _Layer(tree=document.tree, file=document.origin, not_for=frozenset(not_for))
+    yield _Layer(tree=tree(config), file=getattr(layer_of(config)(), "file", None))
+
+
+def _shadowed(chains: Chains, endpoints: Iterable[ConfiguredEndpoint]) -> set[str]:
+    """Names of endpoints that others stand before, as those of a source: their settings are for when it is silent."""
+    names: set[str] = set()
+    for held in chains["endpoints"].found().shadowed:
+        names.update(held.raw if isinstance(held.raw, Mapping) else str(held.raw).lower().replace(",", " ").split())
+    return names - {endpoint.name for endpoint in endpoints}
 
 
 def _paths(chains: Iterable[FirstOf[Any]]) -> set[str]:
     """What the chains read of the configuration, as in `completion.base_url`."""
-    names = (place.get_name() for chain in chains for place in chain.places)
-    return {name.removeprefix("config.") for name in names if name.startswith("config.")}
+    return {place.path for chain in chains for place in chain.places if place.variable is None}
 
 
 def _tables(paths: Iterable[str]) -> set[str]:
     """The tables that the paths lead through."""
     tables = set(FUNCTIONS)
     for path in paths:
-        segments = path.split(".")
-        tables.update(".".join(segments[:depth]) for depth in range(1, len(segments)))
+        while (path := path.rpartition(".")[0]) and path not in tables:  # upwards until it is known
+            tables.add(path)
     return tables
 
 
-def _check_tree(function: str, paths: set[str], config: providers.Configuration) -> None:
-    tables = _tables(paths)
-    _check_tables(function, tables, config)
-    others = tuple(f"{other}." for other in FUNCTIONS if other != function)
-    for path, _ in _walk(tree(config), tables):
-        if path not in paths | tables and not path.startswith(others):
-            raise _error("is no setting", path, config, _remedy(function, path, paths | tables))
+def _check_tree(function: str, paths: set[str], kept: set[str], layer: _Layer) -> None:
+    tables, others = _tables(paths), tuple(f"{other}." for other in FUNCTIONS if other != function)
+    known = paths | tables
+    for path, _ in _walk(layer.tree, tables):
+        if path.startswith(others) or path in kept:
+            continue
+        if path not in known and not (path == CREDENTIALS and layer.not_for):
+            raise layer.error("is no setting", path, _remedy(function, path, known))
+        if (writers := _writers(function, path)) in layer.not_for:
+            problem, remedy = REFUSED[writers]
+            raise layer.error(problem, path, remedy)
 
 
-def _check_tables(function: str, tables: set[str], config: providers.Configuration) -> None:
-    for path, value in _walk(tree(config), tables):
+def _check_tables(function: str, tables: set[str], layer: _Layer) -> None:
+    for path, value in _walk(layer.tree, tables):
         if path in tables and value is not None and (path == function or path not in FUNCTIONS):
             table = f"{path}.primary" if path == f"{function}.endpoints" else path
-            raise _error("is no table", path, config, f"Write [{table}] and its settings below it.")
+            raise layer.error("is no table", path, f"Write [{table}] and its settings below it.")
 
 
 def _walk(table: Mapping[str, Any], tables: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Paths of everything in the tree that is no declared table, and of what stands where a table should."""
     for name, value in table.items():
-        path = f"{prefix}{name}"
+        path = f'{prefix}"{name}"' if "." in str(name) else f"{prefix}{name}"  # a dot in a name divides nothing
         if path in tables and isinstance(value, Mapping):
             yield from _walk(value, tables, f"{path}.")
         else:
             yield path, value
 
 
-def _error(problem: str, path: str, config: providers.Configuration, remedy: str) -> ConfigError:
-    file = getattr(layer_of(config)(), "file", None)
-    origin = f"config.{path} ({file})" if file else f"config.{path}"
-    return ConfigError(problem, key=path, origin=origin, remedy=remedy)
+def _writers(function: str, path: str) -> Writers:
+    """Who may write what stands there."""
+    segments = path.split(".")
+    if segments[0] == function and len(segments) > 1:
+        segments = segments[3:] if segments[1] == "endpoints" and len(segments) > 3 else segments[1:]
+    if segments[0] == CREDENTIALS:
+        return Writers.NO_SOURCE
+    return _WRITERS.get(".".join(segments), Writers.ANY_SOURCE)
+
+
+_WRITERS: Final = {
+    place.removeprefix("config.").removeprefix("{function}."): setting.writers
+    for setting in SETTINGS
+    for place in (*setting.own, *setting.shared)
+    if place.startswith("config.")
+}
 
 
 def _remedy(function: str, path: str, known: set[str]) -> str:
+    if path.rpartition(".")[2] in UNVERIFIED:
+        return "Remove it: a server's certificate is always verified."
     endpoints = f"{function}.endpoints."
     if not path.startswith(endpoints):
         return _suggestion(path, {name for name in known if not name.startswith(endpoints)})
@@ -121,8 +200,14 @@ class _Variables:
     """The variables that begin as those of one function, or as those of all, and that no chain reads."""
 
     def __init__(
-        self, function: str, chains: Chains, endpoints: Iterable[ConfiguredEndpoint], env: providers.Configuration
+        self,
+        function: str,
+        chains: Chains,
+        endpoints: Iterable[ConfiguredEndpoint],
+        env: providers.Configuration,
+        shadowed: Collection[str],
     ) -> None:
+        self._shadowed = {variable_part(name) for name in shadowed}
         self._function, self._prefix, self._chains, self._env = function, f"{function.upper()}_", chains, env
         self._held = tree(env)
         self._known = set(variables_of(place for chain in chains.values() for place in chain.places))
@@ -138,7 +223,8 @@ class _Variables:
         for variable in self._unread(self._prefix):
             self._refuse_if_elsewhere(variable)
             if name := self._endpoint_in(variable):
-                unnamed.setdefault(name, []).append(variable)
+                if variable_part(name) not in self._shadowed:
+                    unnamed.setdefault(name, []).append(variable)
             else:
                 self._refuse_if_near(variable)
         for variable in self._unread("LLMWIRE_"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
+from textwrap import shorten
 from typing import Any, Final, TypeVar
 
 from llmwire.services.routing.balancer import Strategy
@@ -18,6 +20,7 @@ from .configuration import Unfit
 
 N = TypeVar("N", int, float)
 
+_MOST: Final = 1e18  #: no figure of any setting is as large
 A_DAY_S: Final = 86_400.0  #: a longer deadline is a slip of the unit, and a much longer one overflows in the socket
 NO_KEY: Final = Secret("")  #: what the word `none` means: send no Authorization
 MODALITIES: Final = ("text", "image", "audio", "file")
@@ -31,13 +34,26 @@ _BUDGET: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,99}", re.IGNORECASE | re.ASCII)
+
+MOST_ENDPOINTS: Final = 1000  #: of a function; more are a slip, or an attack on who reads them
+MOST_WORDS: Final = 1000  #: of one list
+
+
+class Startup(StrEnum):
+    """What a program begins with where a source is silent, or holds nothing that can be used."""
+
+    STATIC = "static"  #: with its other settings
+    CACHE = "cache"  #: with the last document that was taken, kept on the disk; where there is none, as STATIC
+    FAIL = "fail"  #: not at all
 
 
 def text(raw: Any) -> str:
     """A line of text."""
     if not isinstance(raw, str):
         raise Unfit(f"must be text, not {type(raw).__name__}", "Put it in quotes.")
+    if not raw.isprintable():
+        raise Unfit("has a line break or another control character in it", "Remove it.")
     return raw
 
 
@@ -58,14 +74,14 @@ def key(raw: Any) -> Secret:
 
 def header_text(raw: Any) -> str:
     """A line of text that goes into a header."""
-    if not _fits_header(text(raw)):
+    if isinstance(raw, str) and not _fits_header(raw):
         raise Unfit("has a character that no HTTP header can carry", "Use printable ASCII on one line.")
     return text(raw)
 
 
 def path(raw: Any) -> str:
     """A path of a URL, and nothing else of it."""
-    if not text(raw).isprintable() or any(part in text(raw) for part in (" ", "?", "#", "://")):
+    if isinstance(raw, str) and (not raw.isprintable() or any(part in raw for part in (" ", "?", "#", "://"))):
         raise Unfit("must be a path", "Write it as in /v1.")
     return text(raw)
 
@@ -75,7 +91,7 @@ def seconds(raw: Any) -> float:
     meaning = "a number of seconds above 0, as in 30, and at most a day"
     number = _number(raw, float, meaning)
     if number > A_DAY_S:
-        raise Unfit(f"must be {meaning}, not {raw!r}", f"Write {meaning}.")
+        raise Unfit(f"must be {meaning}, not {_quoted(raw)}", f"Write {meaning}.")
     return number
 
 
@@ -90,8 +106,8 @@ def tier(raw: Any) -> int:
 
 
 def weight(raw: Any) -> float:
-    """A number above 0."""
-    return _number(raw, float, "a number above 0, as in 2 or 0.5")
+    """A number above 0. Without bounds it would leave the others nothing, for ever."""
+    return _number(raw, float, "a number above 0, from 0.000001 to 1000000, as in 2 or 0.5", fits=_is_weight)
 
 
 def ledger(raw: Any) -> Secret:
@@ -129,7 +145,7 @@ def price(raw: Any) -> Price:
 
 def _amount(raw: Any) -> float:
     meaning = "a price of a million tokens, as in 0.5, or 0.5/1.5 for input and output"
-    return _number(raw, float, meaning, fits=_from_0)
+    return _number(raw, float, f"{meaning}, and at most 1000000", fits=_is_price)
 
 
 def budgets(raw: Any) -> tuple[SpendingLimit, ...]:
@@ -195,12 +211,28 @@ def _from_0(number: float) -> bool:
     return number >= 0
 
 
+def _is_weight(number: float) -> bool:
+    return 1e-6 <= number <= 1e6
+
+
+def _is_price(number: float) -> bool:
+    return 0 <= number <= 1e6
+
+
 def _up_to_a_half(number: float) -> bool:
     return 0 <= number <= 0.5
 
 
 def _from_minus_1_to_1(number: float) -> bool:
     return -1 <= number <= 1
+
+
+def _quoted(raw: Any) -> str:
+    """What was written, as far as it helps; also of what is too long to be shown, or even to be written out."""
+    try:
+        return shorten(repr(raw), 80, placeholder="…")
+    except ValueError:  # a number of very many digits
+        return "that"
 
 
 def _number(raw: Any, kind: Callable[[Any], N], meaning: str, *, fits: Callable[[float], bool] = _above_0) -> N:
@@ -210,9 +242,9 @@ def _number(raw: Any, kind: Callable[[Any], N], meaning: str, *, fits: Callable[
     try:
         number = kind(raw)
     except (ValueError, OverflowError):
-        raise Unfit(f"must be {meaning}, not {raw!r}", remedy) from None
-    if not fits(number) or number == float("inf") or (isinstance(raw, float) and number != raw):
-        raise Unfit(f"must be {meaning}, not {raw!r}", remedy)
+        raise Unfit(f"must be {meaning}, not {_quoted(raw)}", remedy) from None
+    if not fits(number) or abs(number) > _MOST or (isinstance(raw, float) and number != raw):
+        raise Unfit(f"must be {meaning}, not {_quoted(raw)}", remedy)
     return number
 
 
@@ -222,7 +254,7 @@ def switch(raw: Any) -> bool:
     if isinstance(raw, bool):
         return raw
     if str(raw).lower() not in words:
-        raise Unfit(f"must be true or false, not {raw!r}", "Write true or false.")
+        raise Unfit(f"must be true or false, not {_quoted(raw)}", "Write true or false.")
     return words[str(raw).lower()]
 
 
@@ -254,6 +286,21 @@ def tokenizer(raw: Any) -> str:
     return name.lower() if name.lower() in ("auto", "estimate") else name
 
 
+def startup(raw: Any) -> Startup:
+    """What a program begins with where a source is silent."""
+    return Startup(_one_of(raw, [member.value for member in Startup]))
+
+
+def credential_name(raw: Any) -> str:
+    """The name of a credential that is declared elsewhere. Not shown where it is none: it may be the key itself."""
+    if not isinstance(raw, str) or not _NAME.fullmatch(raw):
+        raise Unfit(
+            "is no credential's name",
+            "Write a name, as in vendor: a letter, then letters, digits, - and _. Its key is declared beside it.",
+        )
+    return raw.lower()
+
+
 def key_fallback(raw: Any) -> str:
     """What happens when the shared key would go to another host than the one it was given with."""
     return _one_of(raw, ["warn", "same-host"])
@@ -261,7 +308,7 @@ def key_fallback(raw: Any) -> str:
 
 def _one_of(raw: Any, choices: list[str]) -> str:
     if str(raw).lower() not in choices:
-        raise Unfit(f"must be one of {', '.join(choices)}, not {raw!r}", f"Write {' or '.join(choices)}.")
+        raise Unfit(f"must be one of {', '.join(choices)}, not {_quoted(raw)}", f"Write {' or '.join(choices)}.")
     return str(raw).lower()
 
 
@@ -270,6 +317,10 @@ def tags(raw: Any) -> tuple[str, ...]:
     words = raw.split(",") if isinstance(raw, str) else raw
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise Unfit("must be a list of words", "Write it as in ['eu', 'cheap'], or as in eu,cheap.")
+    if len(words) > MOST_WORDS:
+        raise Unfit(f"holds {len(words)} words, of {MOST_WORDS} at most", "Divide them among several.")
+    if not all(word.strip().isprintable() for word in words):
+        raise Unfit("holds a control character", "Remove it.")
     return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
 
 
@@ -306,7 +357,7 @@ def pool_name(raw: Any) -> str:
     """The name of a pool, in lower case."""
     if not _NAME.fullmatch(text(raw)):
         remedy = "Write a letter, then letters, digits, - and _, as in long-2."
-        raise Unfit(f"is no name for a pool: {raw!r}", remedy)
+        raise Unfit(f"is no name for a pool: {_quoted(raw)}", remedy)
     return str(raw).lower()
 
 
@@ -319,6 +370,8 @@ def endpoint_names(raw: Any) -> tuple[str, ...]:
     names = list(raw) if isinstance(raw, Mapping) else raw.lower().replace(",", " ").split()
     if not names:
         raise Unfit("names no endpoint", "Name one, as in primary, or leave it out.")
+    if len(names) > MOST_ENDPOINTS:
+        raise Unfit(f"names {len(names)} endpoints, of {MOST_ENDPOINTS} at most", "Name a load balancer before them.")
     for place, name in enumerate(names, start=1):
         if not isinstance(name, str) or not _NAME.fullmatch(name):  # not shown: it may be a URL with its key
             remedy = "Write a letter, then letters, digits, - and _, as in backup-2; a URL goes into base_url."

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         BudgetReached,
         CallEnded,
         ConfigWarned,
+        DocumentRefused,
+        DocumentTaken,
         EndpointDisabled,
         EndpointPaused,
         EndpointsChanged,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
         Listeners,
         RequestRouted,
         RouteFailed,
+        SourceAnswered,
+        SourceSilent,
         StreamEnded,
     )
     from .monitoring.figures import Figures, Series, Snapshot
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from .routing.pool import EndpointState
     from .routing.route import Route
     from .routing.spending import BudgetState
+    from .source import SourceState
     from .usage import Usage
     from .wanted import routed
     from .wiring import inject
@@ -65,6 +70,8 @@ __all__ = [
     "CallEnded",
     "CompletionService",
     "ConfigWarned",
+    "DocumentRefused",
+    "DocumentTaken",
     "EmbeddingService",
     "EndpointDisabled",
     "EndpointPaused",
@@ -93,6 +100,9 @@ __all__ = [
     "RouteFailed",
     "Series",
     "Snapshot",
+    "SourceAnswered",
+    "SourceSilent",
+    "SourceState",
     "StreamEnded",
     "Summary",
     "Usage",
@@ -117,6 +127,8 @@ _HOMES = {
     "CallEnded": "events",
     "CompletionService": "completion",
     "ConfigWarned": "events",
+    "DocumentRefused": "events",
+    "DocumentTaken": "events",
     "EmbeddingService": "embedding",
     "EndpointDisabled": "events",
     "EndpointPaused": "events",
@@ -145,6 +157,9 @@ _HOMES = {
     "RouteFailed": "events",
     "Series": "monitoring.figures",
     "Snapshot": "monitoring.figures",
+    "SourceAnswered": "events",
+    "SourceSilent": "events",
+    "SourceState": "source",
     "StreamEnded": "events",
     "Summary": "bulk.results",
     "Usage": "usage",

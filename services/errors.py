@@ -14,6 +14,7 @@ LLMWireError
         StreamTruncated    it ended in order, but before it was complete
     WorkerLost             a worker of a cluster, or the way to it, died; also a ConnectionError
     SpaceMismatch          vectors of another embedding space were refused; says which
+    DiscoveryError         the config centre is silent; the last good endpoints stay in force
     NetworkRefused         a test: a real network call where the tests forbid it
 
 Knows messages; knows nothing of HTTP.
@@ -201,6 +202,22 @@ class SpaceMismatch(LLMWireError):  # noqa: N818
     def __init__(self, message: str, *, expected: str, found: str) -> None:
         self.expected, self.found = expected, found
         super().__init__(message)
+
+
+class DiscoveryError(LLMWireError):
+    """A source of endpoints cannot be asked, or would not take what was to be written.
+
+    Args:
+        source: which, as in `consul://127.0.0.1:8500/llmwire/prod`.
+        remedy: what to do, as a sentence that starts with a verb; empty where there is nothing but to wait.
+    """
+
+    def __init__(self, problem: str, *, source: str, remedy: str = "") -> None:
+        self.problem, self.source, self.remedy = problem, source, remedy
+        super().__init__(problem, source, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}.{self.remedy and ' '}{self.remedy}"
 
 
 class NetworkRefused(LLMWireError):  # noqa: N818

@@ -274,6 +274,54 @@ class RouteFailed:
     problem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentTaken:
+    """What a source says of a function is in force from now on; `EndpointsChanged` says what that means for its pool.
+
+    Attributes:
+        source: as in `consul://127.0.0.1:8500/llmwire/prod`; never a token.
+        version: the source's own word for it, as in `index 42`.
+        is_cached: the source is silent, and this is what it said last, kept on the disk.
+    """
+
+    function: str
+    source: str
+    version: str
+    is_cached: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRefused:
+    """What a source says of a function cannot be taken; the last that could stays in force.
+
+    Attributes:
+        reason: with the key that it is about and what to do; never the text of a secret.
+    """
+
+    function: str
+    source: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSilent:
+    """A source cannot be asked; what it said last stays in force. Told once, until it answers or fails otherwise."""
+
+    function: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAnswered:
+    """A source that was silent answers again, after so many seconds."""
+
+    function: str
+    source: str
+    after_s: float
+
+
 Event = (
     ConfigWarned
     | AttemptEnded
@@ -288,6 +336,10 @@ Event = (
     | LedgerFailed
     | RequestRouted
     | RouteFailed
+    | DocumentTaken
+    | DocumentRefused
+    | SourceSilent
+    | SourceAnswered
 )
 
 

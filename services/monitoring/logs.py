@@ -16,6 +16,8 @@ from ..events import (
     BudgetReached,
     CallEnded,
     ConfigWarned,
+    DocumentRefused,
+    DocumentTaken,
     EndpointDisabled,
     EndpointPaused,
     EndpointsChanged,
@@ -24,6 +26,8 @@ from ..events import (
     LedgerFailed,
     RequestRouted,
     RouteFailed,
+    SourceAnswered,
+    SourceSilent,
     StreamEnded,
 )
 
@@ -63,6 +67,8 @@ def _line(event: Event) -> _Line | None:
         case LedgerFailed():
             text = "what %s spends cannot be shared with other processes now, each goes by its own: %s"
             return logging.WARNING, text, (event.function, event.problem)
+        case DocumentTaken() | DocumentRefused() | SourceSilent() | SourceAnswered():
+            return _of_source(event)
         case FailoverDenied() if _is_due(event.function):
             text = "a %s call failed at %s and was not sent elsewhere: failovers have used up their budget"
             return logging.WARNING, text, (event.function, event.endpoint)
@@ -98,6 +104,23 @@ def _of_budget(event: BudgetReached) -> _Line:
     whose = "calls" if event.tag is None else f"calls with the tag {event.tag}"
     text = "%s has spent its budget of %s: its %s are refused for %.0f s"
     return logging.WARNING, text, (event.function, event.budget, whose, event.for_s)
+
+
+def _of_source(event: DocumentTaken | DocumentRefused | SourceSilent | SourceAnswered) -> _Line:
+    whose = event.function, event.source
+    match event:
+        case DocumentTaken(is_cached=True):
+            text = "%s goes by what %s said last (%s, from the disk), as it is silent"
+            return logging.WARNING, text, (*whose, event.version)
+        case DocumentTaken():
+            return logging.INFO, "%s goes by %s (%s)", (*whose, event.version)
+        case DocumentRefused():
+            text = "%s does not take what %s says (%s), and goes on as before: %s"
+            return logging.ERROR, text, (*whose, event.version, event.reason)
+        case SourceSilent():
+            return logging.WARNING, "%s goes on as before, as %s is silent: %s", (*whose, event.reason)
+        case SourceAnswered():
+            return logging.INFO, "%s: %s answers again, after %.0f s", (*whose, event.after_s)
 
 
 _last_told_s: dict[tuple[str, ...], float] = {}  # as many as there are routes, and problems of theirs

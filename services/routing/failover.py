@@ -103,6 +103,7 @@ class Wish:
         avoid: names of endpoints that are not wanted, as another story of the same call has asked them. Read before
             each attempt; another thread may replace it.
         among: the endpoints that it may go to; None: any.
+        renewed: gives those that it may go to now, where the pool's were swapped since; None where it is as it was.
         larger: those that it may go to where it is too long for the first one that says so; None: nowhere else.
         larger_ends_at_s: when the call is over there.
         is_hedge: it only stands by another story: it asks nobody who is not well, and waits for nobody.
@@ -117,6 +118,7 @@ class Wish:
     canary: str | None = None
     avoid: frozenset[str] = frozenset()
     among: Selection | None = None
+    renewed: Callable[[], Selection | None] | None = None
     larger: Selection | None = None
     larger_ends_at_s: float = 0.0
     is_hedge: bool = False
@@ -306,12 +308,19 @@ class _Call:
         return Send(lease, ends_at_s, canary, is_hedge=self._wish.is_hedge, has_moved=self.has_moved)
 
     def leased(self) -> Lease | Unavailable | _BeingChecked:
+        self._look_who_is_there()
         only, self._again = self._again or self._wish.only, None
         if self._canaries is not None and self._wish.canary is not None:
             return self._leased_of_space(self._canaries, self._wish.canary, only)
         tried, fails_open = self._unwanted(), not self._stands_by
         model, among = self._wish.model, self._among
         return self._pool.lease(tried=tried, model=model, only=only, fails_open=fails_open, among=among)
+
+    def _look_who_is_there(self) -> None:
+        """A call keeps the rules that it began with; who stands for its pool may be others by now."""
+        wish = self._wish
+        if wish.renewed is not None and not self.has_moved and (among := wish.renewed()) is not None:
+            self._among = among
 
     @property
     def _stands_by(self) -> bool:
@@ -411,6 +420,7 @@ class _Call:
             return None
         if outcome.again_s is not None:
             return self._once_more(outcome.again_s, now_s)
+        self._look_who_is_there()
         is_single = self._pool.is_single(self._among)
         if is_single and (outcome.blame is Blame.KEY or outcome.is_lasting):  # it would say the same again
             return None

@@ -41,15 +41,15 @@ class Hedging:
     def __init__(self, share: float, make_lock: Callable[[], AbstractContextManager[object]]) -> None:
         if not 0.0 <= share <= 0.5:
             raise ValueError(f"a share of calls to be hedged is from 0 to 0.5, not {share:g}")
-        self._share, self.make_lock = share, make_lock
+        self.share, self.make_lock = share, make_lock
         self._lock, self._tokens = make_lock(), 0.0  # nothing is hedged that no other call has earned
         self._by_size: dict[int, _Recent] = {}
 
     def delay_s(self, size_bytes: int) -> float | None:
         """What the (1 - share) quantile of calls of this size took lately; None where too few are known."""
         with self._lock:
-            recent = self._by_size.get(_class_of(size_bytes)) if self._share else None
-            return recent.quantile_s(1.0 - self._share) if recent is not None else None
+            recent = self._by_size.get(_class_of(size_bytes)) if self.share else None
+            return recent.quantile_s(1.0 - self.share) if recent is not None else None
 
     def spend(self) -> bool:
         """Pay for one hedge; False where there is nothing to pay with."""
@@ -71,7 +71,7 @@ class Hedging:
         delay, and so above the quantile all the same.
         """
         with self._lock:
-            self._tokens = min(CAP, self._tokens + self._share)
+            self._tokens = min(CAP, self._tokens + self.share)
             self._by_size.setdefault(_class_of(size_bytes), _Recent()).add(seconds)
 
     def renew_after_fork(self) -> None:

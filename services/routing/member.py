@@ -88,6 +88,8 @@ class Member:
     def place(self, endpoint: Endpoint, position: int) -> None:
         """Take the endpoint's settings as they are now."""
         self.endpoint = endpoint
+        if self.load.weight != endpoint.weight:
+            self.load.credit = 0.0  # what it was owed by its former share
         self.load.position, self.load.weight = position, endpoint.weight
         self.load.price = math.inf if endpoint.price is None else endpoint.price.blended
 
@@ -99,7 +101,7 @@ class Member:
     def is_barred(self, now_s: float, *, though_disabled: bool = False) -> bool:
         """Whether it must not be asked, not even where no other is well."""
         is_disabled = now_s < self.disabled_until_s and not though_disabled
-        return self.is_draining or now_s < self.paused_until_s or is_disabled
+        return now_s < self.paused_until_s or is_disabled
 
     def may_be_asked(self, now_s: float) -> bool:
         """Whether it is well, or a probe of it is due."""
@@ -130,6 +132,12 @@ class Member:
     def may_spend(self, now_s: float) -> bool:
         """Whether it is not left alone for the sake of its budget."""
         return now_s >= self.budget_until_s
+
+    def may_spend_again(self, now_s: float) -> None:
+        """What may be spent there has changed. A longer pause that it asked for itself stays."""
+        if now_s < self.budget_until_s and self.paused_until_s <= self.budget_until_s:
+            self.paused_until_s = -math.inf
+        self.budget_until_s = -math.inf
 
     def trust_again(self) -> None:
         """Ask it at once, as its credential is another or nobody stands beside it. What was before says nothing now."""

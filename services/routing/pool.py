@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from ..events import EndpointsChanged, Event, Listener, tell
@@ -19,6 +19,7 @@ from .member import Health, HealthSpec, Member, Verdicts
 from .outcome import Outcome
 
 DRAIN_S = 120.0  #: an endpoint that left the settings may finish its calls for so long
+LATE_S = 5.0  #: a call that was decided on before it left may still begin there: deciding and waiting takes less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +229,14 @@ class Pool:
                 return None
             return _unavailable(members, model, now_s)
 
+    def may_spend_again(self) -> None:
+        """What may be spent has changed: nobody is left alone for that, until `spent` says so again."""
+        now_s = self._clock()
+        with self._lock:
+            for member in self._members:
+                member.may_spend_again(now_s)
+            self._look()
+
     def spent(self, name: str, for_s: float) -> None:
         """Leave an endpoint alone for so long, as what may be spent there is spent. Of an unknown one nothing comes."""
         now_s, events = self._clock(), list[Event]()
@@ -244,16 +253,33 @@ class Pool:
         now_s = self._clock()
         with self._lock:
             self._bury()
-            return tuple(_state(member, now_s) for member in (*self._members, *(gone for gone, _ in self._leaving)))
+            return tuple(_state(member, now_s) for member in (*self._members, *self._draining()))
 
-    def swap(self, endpoints: Sequence[Endpoint]) -> None:
+    def swap(self, endpoints: Sequence[Endpoint], *, strategy: Strategy | None = None) -> None:
         """Have these endpoints from now on. Calls under way keep theirs.
 
         One that has the same name, server and model keeps its statistics and health, and is asked at once where its
         credential is another; one that is no longer named drains.
 
+        Args:
+            strategy: how they are chosen from now on; None: as before.
         Raises:
             ValueError: there is none, or two have one name.
+        """
+        if (event := self.exchange(endpoints, strategy=strategy)) is not None:
+            tell(self._listener, event)
+
+    def exchange(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        strategy: Strategy | None = None,
+        beside: Callable[[], None] = lambda: None,
+    ) -> EndpointsChanged | None:
+        """The same, told to nobody: what is to be told is returned.
+
+        Args:
+            beside: exchanges what belongs to them, under the lock: no lease is given between the two.
         """
         names = [endpoint.name for endpoint in endpoints]
         if not names or len(set(names)) < len(names):
@@ -265,27 +291,29 @@ class Pool:
                 self._kept_or_new(former, endpoint, position, now_s) for position, endpoint in enumerate(endpoints)
             )
             self._endpoints = tuple(endpoints)
-            gone = [member for member in former.values() if member not in self._members]
+            kept = set(self._members)
+            gone = [member for member in former.values() if member not in kept]
             for member in gone:
                 member.is_draining = True
-            self._leaving += [(member, now_s + DRAIN_S) for member in gone]
+            self._leaving = [*self._still_leaving(now_s), *((member, now_s + DRAIN_S) for member in gone)]
+            if strategy is not None:
+                self._spec = replace(self._spec, strategy=strategy)
             if self.is_single() and self._members[0].health(now_s) is Health.DISABLED:
                 self._members[0].trust_again()
             lowest = min(endpoint.tier for endpoint in endpoints)
             self._first_tier = tuple(member for member in self._members if member.endpoint.tier == lowest)
             self.version += 1
             self._look()
-        if former_endpoints and (event := _changed(former_endpoints, self._endpoints)) is not None:
-            tell(self._listener, event)
+            beside()
+        return _changed(former_endpoints, self._endpoints) if former_endpoints else None
 
     def in_use(self) -> frozenset[str]:
         """Names of servers that may still be spoken to: their connections stay open."""
         now_s = self._clock()
         with self._lock:
             self._bury()
-            self._leaving = [(gone, until) for gone, until in self._leaving if gone.load.in_flight and now_s < until]
-            members = [*self._members, *(gone for gone, _ in self._leaving)]
-            return frozenset(member.endpoint.server for member in members)
+            self._leaving = self._still_leaving(now_s)
+            return frozenset(member.endpoint.server for member in (*self._members, *self._draining()))
 
     def renew_after_fork(self) -> None:
         """In a child: a lock of its own, and nothing under way."""
@@ -305,12 +333,8 @@ class Pool:
         fails_open: bool,
         among: Selection | None,
     ) -> Lease | Unavailable:
-        members = self._selected(among)
-        untried = [
-            member
-            for member in members
-            if member.endpoint.name not in tried and (only is None or member.endpoint.name == only)
-        ]
+        members = self._selected(among, only)
+        untried = [member for member in members if member.endpoint.name not in tried]
         # Where nobody knows the model, everybody is asked: a server may have loaded it since.
         known = None if all(member.refuses(model, now_s) for member in members) else model
         knowing = [member for member in untried if not member.refuses(known, now_s)]
@@ -325,10 +349,31 @@ class Pool:
             return self._leased(open_ones, model, now_s, strategy, lowest_tier, fails_open=True)
         return _unavailable(untried, known, now_s)
 
-    def _selected(self, among: Selection | None) -> Sequence[Member]:
-        if among is None:
+    def _selected(self, among: Selection | None, only: str | None = None) -> Sequence[Member]:
+        """The endpoints that a call was decided for. Where all of them have left since, they still are."""
+        if among is None and only is None:
             return self._members
-        return [member for member in self._members if among.has(member.endpoint)]
+
+        def is_meant(member: Member) -> bool:
+            its = member.endpoint
+            return (among is None or among.has(its)) and only in (None, its.name)
+
+        meant = [member for member in self._members if is_meant(member)]
+        return meant or [gone for gone, until_s in self._leaving if is_meant(gone) and self._has_just_left(until_s)]
+
+    def _has_just_left(self, until_s: float) -> bool:
+        return self._clock() < until_s - DRAIN_S + LATE_S
+
+    def _draining(self) -> list[Member]:
+        """Those that left and still owe an answer."""
+        return [gone for gone, _ in self._leaving if gone.load.in_flight]
+
+    def _still_leaving(self, now_s: float) -> list[tuple[Member, float]]:
+        return [
+            (gone, until_s)
+            for gone, until_s in self._leaving
+            if now_s < until_s and (gone.load.in_flight or self._has_just_left(until_s))
+        ]
 
     def _leased(
         self,

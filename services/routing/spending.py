@@ -130,6 +130,16 @@ class _Account:
             self._begin(period)
         return self
 
+    def is_of(self, now_s: float) -> bool:
+        """Whether its period lasts."""
+        return self.period == int(now_s // self.limit.per.seconds)
+
+    def held_to(self, limit: SpendingLimit) -> _Account:
+        """Itself, with another amount for the same."""
+        if limit.limit != self.limit.limit:
+            self.limit, self.most, self.is_told = limit, round(limit.limit * self.parts), False
+        return self
+
     @property
     def spent(self) -> int:
         return self.total + self.forgotten + self.inherited + self.on_its_way + self.own
@@ -187,6 +197,7 @@ class Spending:
         self._function, self._wall_clock, self._make_lock = function, wall_clock, make_lock
         self._lock = make_lock()
         self._accounts = [_Account(limit) for limit in limits]
+        self._dropped: dict[str, _Account] = {}  # in this period
         self._may_be_reached = False
 
     def spent(
@@ -210,6 +221,26 @@ class Spending:
                 account.at(now_s).own += round(amount * account.parts)
                 reached += self._reached(account, now_s)
             return tuple(reached)
+
+    def swap(self, limits: Sequence[SpendingLimit]) -> tuple[BudgetReached, ...] | None:
+        """Have these limits from now on. What is spent of one that had the same scope before, is spent of it still.
+
+        Returns:
+            Which of them are reached by that; None where they are those of before.
+        """
+        with self._lock:
+            if [account.limit for account in self._accounts] == list(limits):
+                return None
+            now_s = self._wall_clock()
+            # Also those that were dropped: who drops a limit and brings it back has not got his money back.
+            known = self._dropped | {account.limit.scope: account.at(now_s) for account in self._accounts}
+            self._accounts = [
+                known[limit.scope].held_to(limit) if limit.scope in known else _Account(limit) for limit in limits
+            ]
+            used = {limit.scope for limit in limits}
+            self._dropped = {scope: each for scope, each in known.items() if scope not in used and each.is_of(now_s)}
+            self._may_be_reached = True  # to be looked at once
+            return tuple(event for account in self._accounts for event in self._reached(account.at(now_s), now_s))
 
     def refusal(self, tags: Collection[str]) -> BudgetState | None:
         """The limit for whose sake a call must not be made; None where it may. Of several the one that ends last."""

@@ -23,6 +23,7 @@ from .nonblocking import AsyncConnectionPool
 from .written import Written
 
 MAX_CONNECTIONS = 1000  #: at once to one server: the SDK's own figure
+_of_parents: list[object] = []  #: what a child has inherited and must never close: it is kept until the child ends
 KEEPALIVE_S = 5.0  #: also the SDK's; many servers close what is idle for longer
 
 # What a first connection imports, now: our importer lets no fork happen meanwhile (see `no_fork_meanwhile`).
@@ -52,7 +53,6 @@ class Connections:
         self._server = server
         self._lock = threading.Lock()
         self._pool: ConnectionPool | None = None
-        self._of_parents: list[object] = []
         renew_in_child(self)
 
     def send(self, written: Written, watch: Watch) -> SyncAnswer:
@@ -79,7 +79,7 @@ class Connections:
     def renew_after_fork(self) -> None:
         """Forget the parent's connections without closing them: they are still its own."""
         self._lock = threading.Lock()
-        self._of_parents.append(self._pool)
+        _of_parents.append(self._pool)
         self._pool = None
 
     def _opened(self) -> ConnectionPool:
@@ -101,7 +101,6 @@ class AsyncConnections:
         self._server = server
         self._lock = threading.Lock()
         self._by_loop: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
-        self._of_parents: list[object] = []
         renew_in_child(self)
 
     async def pool(self) -> AsyncConnectionPool:
@@ -141,7 +140,7 @@ class AsyncConnections:
     def renew_after_fork(self) -> None:
         """Forget the parent's loops and connections without closing them: they are still its own."""
         self._lock = threading.Lock()
-        self._of_parents.append(self._by_loop)
+        _of_parents.append(self._by_loop)
         self._by_loop = {}
 
     def _close_all_but(self, running: asyncio.AbstractEventLoop | None) -> None:

@@ -9,25 +9,26 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import httpcore2
 import httpx2
 
 from ..errors import NoRoute, public_name
-from ..events import ConfigWarned, Listener
-from ..routing.balancer import Randomness
+from ..events import ConfigWarned, Event, Listener
+from ..routing.balancer import Randomness, Strategy
 from ..routing.budget import Budget
 from ..routing.canary import Canaries, may_differ
-from ..routing.endpoint import expires
+from ..routing.endpoint import Endpoint, expires
 from ..routing.failover import AfterSend, CallSpec, Ending, Send, Story, Wish, failover
 from ..routing.hedging import Hedge, Hedging
 from ..routing.outcome import Blame, Outcome
 from ..routing.pool import Pool, Selection
 from ..routing.router import Choice, Decision, Router
-from ..routing.spending import Spending
+from ..routing.spending import Spending, SpendingLimit
 from ..secrets import MASK, Secret
 from ..wanted import Wanted, wanted
 from . import network
@@ -74,6 +75,11 @@ class Traffic:
         wire: who is told of the calls, and what their tokens are booked on.
         usage: which endpoints tell the usage of a stream where they are asked.
         ledger: shares with other processes what is spent; None: each goes by its own.
+        wake: is called with each call, as a child process must ask its own sources of endpoints; None: there are none.
+
+    Args:
+        is_live: the endpoints may be swapped for others while it runs: also one that stands alone shows what space its
+            vectors are of, so that its successor can be compared with it.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Traffic:
         spending: Spending | None = None,
         has_canary: bool = True,
         hedge: float = 0.0,
+        is_live: bool = False,
         make_lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
     ) -> None:
         self.pool, self.spec, self.budget, self.randomness = pool, spec, budget, randomness
@@ -99,11 +106,14 @@ class Traffic:
         self.canaries = Canaries(
             self.references.knows, self.references.anchor, clock=time.monotonic, make_lock=make_lock
         )
+        self._make_lock = make_lock
         self.hedging = Hedging(hedge, make_lock) if hedge else None
         self.facade = pool.endpoints[0]
+        self.wake: Callable[[], None] | None = None
         self.router = router or LaneRouter(Router(compile_pattern=searching), pool, listener=listener)
         self._limits = Limits(deadline_s=spec.deadline_s, setting=f"{self.facade.function}.deadline_s")
-        self._has_canary = has_canary
+        self._has_canary, self.is_live = has_canary, is_live
+        self.first_longest_s = self.longest_s
         self._version, self._may_differ = -1, False
         self._budgeted_version = pool.version
 
@@ -111,6 +121,50 @@ class Traffic:
     def longest_s(self) -> float:
         """The longest deadline that a call may have here."""
         return max([self.spec.deadline_s, *(pool.deadline_s or 0.0 for pool in self.router.router.pools)])
+
+    def patience_of(self, request: httpx2.Request) -> float | None:
+        """How long the caller waits, in seconds; None where that is as the settings say, whatever they say by now."""
+        timeout_s: float | None = request.extensions.get("timeout", {}).get("read")
+        return None if self.is_live and timeout_s == self.first_longest_s else timeout_s
+
+    def renew(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        strategy: Strategy,
+        spec: CallSpec,
+        router: LaneRouter | None,
+        has_canary: bool,
+        hedge: float,
+        limits: Sequence[SpendingLimit],
+    ) -> list[Event]:
+        """Have these endpoints and rules from now on. A call that has begun goes on by those that it began with.
+
+        Args:
+            router: None: the rules are the same.
+            limits: of what may be spent.
+        Returns:
+            What is to be told of that.
+        """
+        router = (router or self.router).over(tuple(endpoints))
+
+        def exchange() -> None:
+            self.router, self.spec, self._has_canary = router, spec, has_canary
+            self._limits = Limits(deadline_s=spec.deadline_s, setting=f"{self.facade.function}.deadline_s")
+            if hedge != (self.hedging.share if self.hedging is not None else 0.0):
+                self.hedging = Hedging(hedge, self._make_lock) if hedge else None
+
+        events: list[Event] = []
+        if (changed := self.pool.exchange(endpoints, strategy=strategy, beside=exchange)) is not None:
+            events.append(changed)
+        if self.wire.spending is not None and (reached := self.wire.spending.swap(limits)) is not None:
+            self.pool.may_spend_again()
+            for event in reached:
+                if event.endpoint is not None:
+                    self.pool.spent(event.endpoint, event.for_s)
+            events += reached
+        self._version = self._budgeted_version = -1  # to be looked at anew
+        return events
 
     def limits(self, choice: Choice | None) -> Limits:
         """Of a call in a pool."""
@@ -123,7 +177,7 @@ class Traffic:
         """Whether two endpoints could be of two models, so that each must show that it is not."""
         version = self.pool.version
         if self._version != version:
-            self._may_differ = self._has_canary and may_differ(self.pool.endpoints)
+            self._may_differ = self._has_canary and (self.is_live or may_differ(self.pool.endpoints))
             self._version = version
         return self._may_differ
 
@@ -181,11 +235,11 @@ class Asked:
         teller: tells what becomes of it.
     """
 
-    __slots__ = ("among", "began_at_s", "call", "only", "patience_s", "question", "teller", "wanted")
+    __slots__ = ("among", "began_at_s", "call", "only", "patience_s", "question", "seen", "teller", "wanted")
 
-    def __init__(self, request: httpx2.Request, call: Call, wire: Wire, function: str) -> None:
+    def __init__(self, call: Call, wire: Wire, function: str, patience_s: float | None) -> None:
         self.began_at_s = time.monotonic()
-        self.patience_s: float | None = request.extensions.get("timeout", {}).get("read")
+        self.patience_s = patience_s
         self.call = call
         self.only = next((value for name, value in call.asks if name == "only"), None) if call.asks else None
         block = wanted()
@@ -193,6 +247,7 @@ class Asked:
         if self.wanted.is_for_routing:  # whoever asked waits no longer; a server that hangs must not hold its thread
             self.patience_s = min(self.patience_s or ROUTING_S, ROUTING_S)
         self.question: Question | None = None
+        self.seen: tuple[Endpoint, ...] = ()
         self.among: Selection | None = None
         self.teller = Teller(
             wire,
@@ -203,6 +258,17 @@ class Asked:
             tags=self.wanted.tags,
             is_for_routing=self.wanted.is_for_routing,
         )
+
+    def renewed(self, traffic: Traffic) -> Selection | None:
+        """Of a call that every endpoint might have: which may have it now, where they were swapped since; None: all."""
+        if (endpoints := traffic.pool.endpoints) is self.seen:
+            return None
+        self.seen = endpoints
+        try:
+            question = traffic.router.question(self.call, self.wanted)
+        except NoRoute:
+            return None
+        return None if question is None or question.open is not None else question.decision.choice.among
 
     @property
     def decision(self) -> Decision | None:
@@ -341,12 +407,16 @@ class Facade:
             raise RuntimeError("this client was closed by its container; ask the container for a new one")
         traffic = self._traffic
         traffic.ambient.leave(request)
-        asked = Asked(request, Call(request, self._operation(request.url)), traffic.wire, self._function)
+        if traffic.wake is not None:
+            traffic.wake()
+        call = Call(request, self._operation(request.url))
+        asked = Asked(call, traffic.wire, self._function, traffic.patience_of(request))
         try:
             traffic.check_budget(asked.wanted.tags)
             if asked.only is not None:
                 asked.among = self._only(asked.only, asked.wanted)
             else:
+                asked.seen = traffic.pool.endpoints
                 asked.question = traffic.router.question(asked.call, asked.wanted)
         except BaseException as error:
             self.broke_off(asked, error)
@@ -356,8 +426,9 @@ class Facade:
     def begin(self, asked: Asked) -> tuple[Story | Hedge, Callable[[Send], Sending]]:
         """The story of a request, or two of them; and what makes a sending of each of their steps."""
         traffic, call, decision = self._traffic, asked.call, asked.decision
-        if decision is not None and decision.is_named and traffic.router.model is not None:
-            call = call.asking_for(traffic.router.model)
+        model = asked.question.model if asked.question is not None else None
+        if decision is not None and decision.is_named and model is not None:
+            call = call.asking_for(model)
         teller = asked.teller
         teller.decision, teller.model = decision, call.model
         choice = decision.choice if decision is not None else None
@@ -369,6 +440,7 @@ class Facade:
             is_stateful=call.is_stateful,
             only=asked.only,
             among=choice.among if choice is not None else asked.among,
+            renewed=self._renewed(asked),
         )
         longest_s = deadline_s
         if decision is not None and decision.larger is not None:
@@ -390,12 +462,19 @@ class Facade:
             asks_usage = traffic.usage.may_be_asked(send.lease.endpoint, its)
             return Sending(its, send, teller, chunk_s=patience_s, is_callers_time=is_callers, asks_usage=asks_usage)
 
-        if traffic.hedging is not None and traffic.may_be_hedged(call, wish):
+        hedging = traffic.hedging  # once: it may be exchanged
+        if hedging is not None and traffic.may_be_hedged(call, wish):
             size_bytes = len(call.content or b"")
-            hedge = Hedge(traffic.hedging, wish, traffic.story, size_bytes=size_bytes, clock=time.monotonic)
+            hedge = Hedge(hedging, wish, traffic.story, size_bytes=size_bytes, clock=time.monotonic)
             teller.hedge = hedge
             return hedge, sending
         return traffic.story(wish), sending
+
+    def _renewed(self, asked: Asked) -> Callable[[], Selection | None] | None:
+        """What looks who is there now, where the endpoints may be others since the call was decided on."""
+        if asked.question is not None:
+            return asked.question.renewed
+        return partial(asked.renewed, self._traffic) if self._traffic.is_live and asked.only is None else None
 
     def concluded(self, asked: Asked, ending: Ending) -> httpx2.Response:
         """What the SDK gets. Raises our own errors, and httpx2's for what is local to this process."""

@@ -60,7 +60,7 @@ class PoolTransport(Facade, httpx2.BaseTransport):
 
     def _settle(self, asked: Asked, question: Question) -> None:
         """Have the meaning of its text decide, where that is to be; and see what routes in shadow mode would do."""
-        meaning = self._traffic.router.meaning
+        meaning = question.meaning
         if question.open is not None:
             scores = NO_MEANING
             if meaning is not None:
@@ -171,7 +171,7 @@ class AsyncPoolTransport(Facade, httpx2.AsyncBaseTransport):
             raise
 
     async def _settle(self, asked: Asked, question: Question) -> None:
-        meaning = self._traffic.router.meaning
+        meaning = question.meaning
         if question.open is not None:
             scores = NO_MEANING
             if meaning is not None:

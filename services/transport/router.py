@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from ..events import Listener, RequestRouted, RouteFailed, tell
 from ..routing.endpoint import Endpoint
 from ..routing.explanation import RouteExplanation, explained
 from ..routing.facts import Facts, estimated_tokens
-from ..routing.pool import Pool
+from ..routing.pool import Pool, Selection
 from ..routing.router import Decision, Router, Scores, Unscored
 from ..wanted import Wanted, both, routed, wanted, words_of
 from .call import Call
@@ -71,6 +72,18 @@ class LaneRouter:
         self.meaning, self.model = meaning, model
         self.function = pool.endpoints[0].function
         self._reading = reading or Reading()
+        self._endpoints: tuple[Endpoint, ...] | None = None
+
+    def over(self, endpoints: tuple[Endpoint, ...]) -> LaneRouter:
+        """The same rules over these endpoints: what belongs together is exchanged together."""
+        its = copy(self)
+        its._endpoints = endpoints  # noqa: SLF001  # its own class
+        return its
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Those that a request may go to, as far as the rules see: with others of the pool they are exchanged."""
+        return self._endpoints or self.pool.endpoints
 
     def question(self, call: Call, wanted: Wanted) -> Question | None:
         """Where the request goes; None where every endpoint may have it.
@@ -78,7 +91,7 @@ class LaneRouter:
         Raises:
             NoRoute: no endpoint can and may have it.
         """
-        endpoints = self.pool.endpoints
+        endpoints = self.endpoints
         if wanted.trust is None and self.router.is_idle(endpoints):
             return None
         return Question(self, call, wanted, endpoints)
@@ -101,16 +114,16 @@ class LaneRouter:
             call, asked = _call_of(request, self.function), wanted()
         facts = self.facts(call, asked.and_also(*asks_of(call)))
         health = {state.name: str(state.health) for state in self.pool.snapshot()}
-        return explained(self.router, facts, self.pool.endpoints, scores=self._scores(facts), health=health)
+        return explained(self.router, facts, self.endpoints, scores=self._scores(facts), health=health)
 
     def _scores(self, facts: Facts) -> Scores:
         """Of a text whose meaning would decide, or would if shadows were followed: no other one is embedded."""
         if self.meaning is None:
             return NO_MEANING
         with suppress(NoRoute):
-            asked = self.router.decide(facts, self.pool.endpoints)
+            asked = self.router.decide(facts, self.endpoints)
             if isinstance(asked, Decision):
-                would = self.router.decide(facts, self.pool.endpoints, with_shadows=True)
+                would = self.router.decide(facts, self.endpoints, with_shadows=True)
                 asked = _bounded(would, asked) if isinstance(would, Unscored) else asked
             if isinstance(asked, Unscored):
                 return self.meaning.scores(*asked, limit_s=EXPLAIN_S)
@@ -140,11 +153,12 @@ class Question:
         open: the meaning of a text decides: to be settled with its scores before `decision` is asked for.
     """
 
-    __slots__ = ("_began_at_s", "_decided", "_endpoints", "_facts", "_of", "_scores", "open")
+    __slots__ = ("_began_at_s", "_decided", "_endpoints", "_facts", "_of", "_scores", "_seen", "open")
 
     def __init__(self, of: LaneRouter, call: Call, wanted: Wanted, endpoints: tuple[Endpoint, ...]) -> None:
         self._began_at_s = time.perf_counter()
         self._of, self._facts, self._endpoints = of, of.facts(call, wanted), endpoints
+        self._seen = endpoints
         self._scores: Scores | None = None
         self.open: Unscored | None = None
         self._decided: Decision | None = None
@@ -156,10 +170,36 @@ class Question:
         assert self._decided is not None  # noqa: S101  # for the type checker: it is settled
         return self._decided
 
+    @property
+    def meaning(self) -> Meaning | None:
+        """What knows how like its text is to the examples of the routes that decide."""
+        return self._of.meaning
+
+    @property
+    def model(self) -> str | None:
+        """What a server is asked for where the request names a pool in its place."""
+        return self._of.model
+
     def settle(self, scores: Scores) -> None:
         """The scores are there, or a reason why not. Raises NoRoute."""
         self._scores = scores
         self._decide()
+
+    def renewed(self) -> Selection | None:
+        """The endpoints of its pool that may have it, where they were swapped since this was last asked.
+
+        None where they were not; or where there is none now, or it would go elsewhere: then those of before are meant.
+        """
+        if (endpoints := self._of.pool.endpoints) is self._seen:
+            return None
+        self._seen = endpoints
+        try:
+            decided = self._of.router.decide(self._facts, endpoints, scores=self._scores)
+        except NoRoute:
+            return None
+        if isinstance(decided, Unscored) or decided.choice.pool.name != self.decision.choice.pool.name:
+            return None
+        return decided.choice.among
 
     def shadow(self, scores: Scores | None = None) -> Unscored | None:
         """Tell what the routes in shadow mode would have done; what to ask where that is a matter of meaning."""

@@ -7,7 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, Self
 
-from llmwire.services import AttemptEnded, BudgetState, CallEnded, EndpointState, FunctionReport, Meter, Report, Usage
+from llmwire.services import (
+    AttemptEnded,
+    BudgetState,
+    CallEnded,
+    EndpointState,
+    FunctionReport,
+    Meter,
+    Report,
+    SourceState,
+    Usage,
+)
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
 
@@ -61,13 +71,33 @@ def state(name: str = "primary", **changed: Any) -> EndpointState:
     return EndpointState(name=name, **{**facts, **changed})
 
 
-def report(*told: Any, states: tuple[EndpointState, ...] = (), budgets: tuple[BudgetState, ...] = ()) -> Report:
+def source(name: str = "consul://a/b", **changed: Any) -> SourceState:
+    facts: dict[str, Any] = {
+        "version": "index 42",
+        "is_cached": False,
+        "taken_s": 60.0,
+        "asked_s": 1.0,
+        "error": None,
+    }
+    return SourceState(source=name, **{**facts, **changed})
+
+
+def report(
+    *told: Any,
+    states: tuple[EndpointState, ...] = (),
+    budgets: tuple[BudgetState, ...] = (),
+    sources: tuple[SourceState, ...] = (),
+) -> Report:
     """Of a program whose completion endpoints did these things just now."""
     meter = Meter("completion")
     for event in told:
         meter(event)
     function = FunctionReport(
-        function="completion", figures=meter.snapshot(), endpoints=states or (state(),), budgets=budgets
+        function="completion",
+        figures=meter.snapshot(),
+        endpoints=states or (state(),),
+        budgets=budgets,
+        sources=sources,
     )
     return Report(functions=(function,))
 

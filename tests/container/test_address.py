@@ -173,3 +173,9 @@ def test_an_address_is_its_own_address(read, host, port, segments):
 
     assert read(address.base_url).base_url == address.base_url
     assert not address.base_url.endswith("/")
+
+
+@pytest.mark.parametrize("url", ["http://[v1.x]", "http://a/" + "b" * 2048])
+def test_what_no_client_takes_is_no_address(url):
+    with pytest.raises(UnusableURL):
+        openai_address(url)

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from ..services.discovery.etcd_server import EtcdServer
+
 COMMAND = [sys.executable, "-c", "from llmwire.container.cli import main; main()"]
 USABLE = {"COMPLETION_BASE_URL": "http://localhost:1/v1", "EMBEDDING_BASE_URL": "http://localhost:2/v1"}
 
@@ -222,6 +224,118 @@ def test_where_nothing_could_be_checked_it_ends_with_2_and_says_why(run, tmp_pat
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+# explain and others, with sources
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    (tmp_path / "etcd").mkdir()
+    server = EtcdServer(tmp_path / "etcd")
+    server.start()
+    yield server
+    server.kill()
+
+
+def a_document(base_url: str, model: str = "llama") -> bytes:
+    return json.dumps({"endpoints": {"a": {"base_url": base_url, "model": model}}, "model": model}).encode()
+
+
+def test_explain_asks_the_sources_and_shows_what_they_say(run, etcd):
+    etcd.put("llmwire/completion", a_document("http://127.0.0.1:1"))
+    source = f"etcd://127.0.0.1:{etcd.port}/llmwire"
+
+    ended = run("explain", env={**USABLE, "COMPLETION_SOURCE": source})
+    as_json = run("explain", "--json", env={**USABLE, "COMPLETION_SOURCE": source})
+
+    assert ended.returncode == 0
+    assert re.search(rf"  source {source}: revision \d+, answered 0 s ago\n", ended.stdout)
+    assert "  a: http://127.0.0.1:1/v1 (openai, without a key)\n    completion.endpoints.a.base_url" in ended.stdout
+    assert f"[config.completion.endpoints.a.base_url ({source}/completion), shadows env.COMPLETION" in ended.stdout
+    assert ended.stderr == ""
+    [told] = json.loads(as_json.stdout)["completion"]["sources"]
+    assert (told["source"], told["error"]) == (source, None)
+    assert json.loads(as_json.stdout)["embedding"]["sources"] == []
+
+
+def test_explain_shows_why_what_a_source_says_is_not_in_force(run, etcd):
+    etcd.put("llmwire/completion", b'{"wieght": 1}')
+
+    ended = run("explain", env={**USABLE, "COMPLETION_SOURCE": f"etcd://127.0.0.1:{etcd.port}/llmwire"})
+
+    assert ended.returncode == 0  # the settings do without it
+    assert re.search(r"nothing of it is in force, answered \d s ago; completion\.wieght .* is no setting", ended.stdout)
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("env", [{"LLMWIRE_STARTUP": "fail", **USABLE}, {"OPENAI_API_KEY": "sk-secret"}])
+def test_where_a_function_cannot_begin_without_its_source_that_is_its_error(run, env):
+    ended = run("explain", env={**env, "COMPLETION_SOURCE": "consul://127.0.0.1:1/llmwire"})
+
+    assert ended.returncode == 1
+    assert "  source consul://127.0.0.1:1/llmwire: nothing of it is in force; nothing listens at" in ended.stdout
+    assert (
+        "  error: consul://127.0.0.1:1/llmwire: completion cannot begin: nothing listens at 127.0.0.1:1."
+        in ended.stdout
+    )
+    assert ended.stdout.count("error:") == 1
+    assert ended.stderr == ""
+
+
+def test_a_source_is_shown_on_a_terminal_too(tmp_path):
+    (tmp_path / "endpoints.json").write_text('{"completion": {"model": "llama"}}')
+    env = {**os.environ, **USABLE, "TERM": "xterm", "COLUMNS": "160", "COMPLETION_SOURCE": "endpoints.json"}
+
+    shown, code = on_a_terminal([*COMMAND, "explain"], cwd=tmp_path, env=env)
+
+    words = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert code == 0
+    assert re.search(r"  source file:///.*/endpoints\.json: written .*, answered 0 s ago", words)
+
+
+def test_ping_and_endpoints_ask_those_that_a_source_names(run, server, served, tmp_path):
+    named = {name: {"base_url": server.base_url} for name in ("a", "b")}
+    (tmp_path / "endpoints.json").write_text(json.dumps({"completion": {"endpoints": named}}))
+    env = {**served, "COMPLETION_BASE_URL": "http://127.0.0.1:1", "COMPLETION_SOURCE": "endpoints.json"}
+
+    pinged, states = run("ping", env=env), run("endpoints", "--json", env=env)
+
+    assert (pinged.returncode, states.returncode) == (0, 0)
+    assert f"completion/a ok GET /models {server.base_url}" in pinged.stdout
+    assert [each["name"] for each in json.loads(states.stdout)["endpoints"]] == ["a", "b", "default"]
+
+
+@pytest.mark.parametrize("command", ["ping", "endpoints"])
+def test_a_source_without_which_nothing_can_begin_is_told_of_beside_the_other_function(run, served, command):
+    ended = run(command, "--json", env={**served, "LLMWIRE_STARTUP": "fail", "COMPLETION_SOURCE": "none.json"})
+
+    assert ended.returncode == 1
+    assert "completion cannot begin: holds nothing: no file." in ended.stdout
+    assert "embedding" in ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_route_goes_by_what_a_source_says(run, tmp_path):
+    routes = [{"name": "small", "pool": "small", "model": "tiny"}]
+    endpoints = {"a": {"base_url": "http://127.0.0.1:1", "pools": ["small"]}, "b": {"base_url": "http://127.0.0.1:2"}}
+    (tmp_path / "endpoints.json").write_text(
+        json.dumps({"completion": {"model": "tiny", "routes": routes, "endpoints": endpoints}})
+    )
+
+    ended = run("route", "hello", env={"COMPLETION_SOURCE": "endpoints.json"})
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("small (")
+
+
+def test_a_source_that_cannot_be_asked_is_told_of_in_one_sentence_where_nothing_can_be_done(run):
+    ended = run("route", "hello", env={"OPENAI_API_KEY": "sk-secret", "COMPLETION_SOURCE": "consul://127.0.0.1:1/a"})
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "llmwire: consul://127.0.0.1:1/a: completion cannot begin: nothing listens at 127.0.0.1:1." in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 # help

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 from dependency_injector import containers, providers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.container.configuration import Document, Environment, FirstOf, Level, Unfit, option, tree
+from llmwire.container.configuration import Document, Documents, Environment, FirstOf, Level, Unfit, option, tree
 from llmwire.services.errors import ConfigError
+
+from .speakers import sourced
 
 BLANKS = ["", " ", "\t", "\n", " \r\n\u00a0"]
 
@@ -390,3 +395,135 @@ def test_a_secret_is_not_shown_by_what_was_found():
     found = a_chain("env.X", "env.Y", env={"X": "sk-one", "Y": "sk-other"}).found()
 
     assert "sk-" not in repr(found)
+
+
+# Documents of sources, a layer before the configuration.
+
+
+def of(name, tree, *, is_remote=True):
+    return sourced(tree, is_remote=is_remote, origin=f"fake://{name}")
+
+
+def test_at_each_place_of_the_configuration_the_documents_come_first():
+    documents = Documents((of("one", {"a": {"x": "1"}}), of("two", {"a": {"x": "2"}, "b": {"x": "3"}})))
+    places = {"config": {"a": {"x": "4"}, "b": {"x": "5"}}, "env": {"A_X": "6"}}
+    chain = a_chain("config.a.x", "env.A_X", shared=("config.b.x",), documents=documents, **places)
+
+    found = chain.found()
+
+    assert (found.value, found.origin, found.level) == ("1", "config.a.x (fake://one)", Level.OWN)
+    assert [(held.raw, held.origin, held.level) for held in found.shadowed] == [
+        ("2", "config.a.x (fake://two)", Level.OWN),
+        ("4", "config.a.x", Level.OWN),
+        ("6", "env.A_X", Level.OWN),
+        ("3", "config.b.x (fake://two)", Level.SHARED),
+        ("5", "config.b.x", Level.SHARED),
+    ]
+
+
+@pytest.mark.parametrize("is_remote", [True, False])
+def test_a_value_knows_whether_others_may_have_written_it(is_remote):
+    documents = Documents((of("one", {"x": "1"}, is_remote=is_remote),))
+
+    chain, other = (a_chain(f"config.{name}", documents=documents, config={"y": "2"}) for name in ("x", "y"))
+
+    assert chain.found().is_remote is is_remote
+    assert other.found().is_remote is False
+
+
+def test_a_blank_in_a_document_is_unset_and_remembered():
+    chain = a_chain("config.x", documents=Documents((of("one", {"x": " "}),)), config={"x": "1"})
+
+    found = chain.found()
+
+    assert (found.value, found.is_remote) == ("1", False)
+    assert [held.origin for held in found.blank] == ["config.x (fake://one)"]
+
+
+def test_an_override_comes_before_the_documents():
+    chain = a_chain("config.x", documents=Documents((of("one", {"x": "1"}),)))
+
+    chain.override("2")
+
+    assert (chain(), chain.found().is_remote) == ("2", False)
+
+
+def test_a_value_of_a_document_that_does_not_fit_names_the_document():
+    chain = a_chain("config.x", documents=Documents((of("one", {"x": "much"}),)), key="x", parse=whole_number)
+
+    with pytest.raises(ConfigError) as refused:
+        chain()
+
+    assert str(refused.value) == "x (from config.x (fake://one)): is no number. Write digits."
+
+
+def test_what_stands_where_a_table_of_a_document_belongs_is_an_error_that_names_it():
+    chain = a_chain("config.a.x", documents=Documents((of("one", {"a": "text"}),)), key="a.x")
+
+    with pytest.raises(ConfigError, match=r"a\.x \(from config\.a\.x \(fake://one\)\): stands below"):
+        chain()
+
+
+def test_tables_of_endpoints_are_one_table_in_which_the_first_that_names_one_wins():
+    tables = [{"a": {"w": 1}}, {"b": {"w": 2}, "a": {"w": 3}}, {"c": {}}]
+    documents = Documents(tuple(of(number, {"f": {"endpoints": table}}) for number, table in enumerate(tables)))
+
+    found = a_chain("config.f.endpoints", documents=documents, config={"f": {"endpoints": {"z": {}}}}).found()
+
+    assert found.value == {"a": {"w": 1}, "b": {"w": 2}, "c": {}}
+    assert list(found.value) == ["a", "b", "c"]
+    assert found.origin == "config.f.endpoints (fake://0)"
+    assert [held.raw for held in found.shadowed] == [{"z": {}}]
+
+
+def test_documents_are_exchanged_as_a_whole():
+    documents = Documents((of("one", {"x": "1", "y": "1"}),))
+    x, y = (a_chain(f"config.{name}", documents=documents, default="none") for name in ("x", "y"))
+
+    documents.take((of("two", {"x": "2"}),))
+
+    assert (x(), y()) == ("2", "none")
+
+
+def test_documents_that_are_tried_are_seen_by_who_tries_them_alone():
+    documents = Documents((of("one", {"x": "1"}),))
+    chain, seen = a_chain("config.x", documents=documents), []
+    other = threading.Thread(target=lambda: seen.append(chain()))
+
+    with documents.trying((of("two", {"x": "2"}),)):
+        seen.append(chain())
+        other.start()
+        other.join()
+    seen.append(chain())
+
+    assert seen == ["2", "1", "1"]
+
+
+def test_a_trial_that_fails_is_over():
+    documents = Documents((of("one", {"x": "1"}),))
+    chain = a_chain("config.x", documents=documents)
+
+    with contextlib.suppress(ConfigError), documents.trying((of("two", {"x": {}}),)):
+        raise ConfigError("is broken", key="x", remedy="Mend it.")
+
+    assert chain() == "1"
+
+
+def test_a_copy_of_a_chain_has_documents_of_its_own():
+    class Container(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        documents = Documents()
+        x = FirstOf(option(config, Environment(), "config.x"), documents=documents)
+        y = FirstOf(option(config, Environment(), "config.y"), documents=documents)
+
+    one, other = Container(), Container()
+    one.documents.take((of("one", {"x": "1", "y": "2"}),))
+
+    assert (one.x(), one.y()) == ("1", "2")
+    assert (other.x(), other.y()) == (None, None)
+
+
+def test_the_documents_are_related_to_a_chain():
+    documents = Documents()
+
+    assert documents in list(a_chain("config.x", documents=documents).related)

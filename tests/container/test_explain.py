@@ -13,6 +13,8 @@ from llmwire.container import LLMContainer, explain
 from llmwire.container.explain import Explanation, FunctionExplanation, Row
 from llmwire.services.secrets import MASK
 
+from .speakers import SILENT, Speaker, served, snapshot
+
 USABLE = {"COMPLETION_BASE_URL": "http://localhost:1/v1", "EMBEDDING_BASE_URL": "http://localhost:2/v1"}
 
 
@@ -376,3 +378,119 @@ def test_of_a_larger_application_the_part_is_explained():
 
     assert application.llm.explain().is_usable
     assert row(explain(application.llm).functions[0], "completion.model").value == "llama"
+
+
+# What comes from sources.
+
+
+def following(a_container, *speakers, env=None):
+    return a_container({"EMBEDDING_BASE_URL": "http://e:1", **(env or {})}, config={"completion": {"source": speakers}})
+
+
+def source_lines(container: Any) -> list[str]:
+    return [line for line in str(container.explain()).splitlines() if line.startswith("  source ")]
+
+
+def test_a_source_is_named_and_not_asked(a_container, events):
+    speaker = Speaker(served("a"))
+    container = following(a_container, speaker, Speaker(name="fake://two"))
+
+    lines = source_lines(container)
+
+    assert lines == ["  source fake://one: not asked yet", "  source fake://two: not asked yet"]
+    assert (speaker.asked_for, events) == ([], [])
+    assert row(container.explain().functions[0], "completion.source").value == "fake://one, fake://two"
+
+
+def test_which_document_is_in_force_is_told_with_what_it_says(a_container):
+    container = following(a_container, Speaker(snapshot(served("a"), version="index 7")))
+    container.completion.pool()
+
+    function = container.explain().functions[0]
+
+    assert source_lines(container) == ["  source fake://one: index 7, answered 0 s ago"]
+    assert function.server == "http://a:8000/v1"
+    assert function.endpoints[0].rows[0].origin == "config.completion.endpoints.a.base_url (fake://one/completion)"
+    assert function.error is None
+
+
+def test_why_what_a_source_says_is_not_in_force_is_told(a_container):
+    container = following(a_container, Speaker(snapshot(served("a"), version="index 7")))
+    container.completion.pool()
+
+    container.completion.watcher().heard(0, snapshot({"nonsense": 1}, version="index 8"))
+
+    [line] = source_lines(container)
+    assert line.startswith("  source fake://one: index 7, answered 0 s ago; completion.nonsense (from ")
+
+
+def test_a_source_of_which_nothing_is_in_force_says_why(a_container):
+    container = following(a_container, Speaker(SILENT), Speaker(None, name="fake://two"), env=USABLE)
+    container.completion.pool()
+
+    assert source_lines(container) == [
+        "  source fake://one: nothing of it is in force; refuses the connection. Start it.",
+        "  source fake://two: nothing of it is in force, answered 0 s ago; holds nothing: 0 bytes",
+    ]
+
+
+def test_what_was_kept_on_the_disk_is_told_as_such(a_container, tmp_path):
+    env = {"LLMWIRE_STARTUP": "cache", "LLMWIRE_SOURCE_CACHE": str(tmp_path)}
+    following(a_container, Speaker(snapshot(served("a"), version="index 7")), env=env).completion.pool()
+    container = following(a_container, Speaker(SILENT), env=env)
+
+    container.completion.pool()
+
+    [line] = source_lines(container)
+    assert line.startswith("  source fake://one: index 7, kept at ")
+    assert line.endswith(", from the disk; refuses the connection. Start it.")
+
+
+def test_as_dict_holds_the_sources(a_container):
+    container = following(a_container, Speaker(snapshot(served("a"), version="index 7")))
+    container.completion.pool()
+
+    told = json.loads(json.dumps(container.explain().as_dict()))
+
+    [source] = told["completion"]["sources"]
+    age_s = source.pop("age_s")
+    assert source == {"source": "fake://one", "version": "index 7", "is_cached": False, "error": None}
+    assert 0 <= age_s < 60
+    assert told["embedding"]["sources"] == []
+
+
+def test_a_source_that_cannot_be_understood_is_the_error_of_its_function():
+    function = completion({**USABLE, "COMPLETION_SOURCE": "consol://127.0.0.1/a"})
+
+    assert function.sources == ()
+    assert "completion.source (from env.COMPLETION_SOURCE): " in (function.error or "")
+
+
+def test_a_token_of_a_source_is_not_shown():
+    source = {"url": "consul://127.0.0.1:8500/llmwire/prod", "token": "tok-secret"}
+
+    text = str(explained(USABLE, config={"completion": {"source": [source]}}))
+
+    assert "consul://127.0.0.1:8500/llmwire/prod" in text
+    assert "secret" not in text
+
+
+def test_a_named_key_is_masked_and_its_name_shown(a_container):
+    env = {"LLMWIRE_CREDENTIAL_VENDOR_API_KEY": "sk-secret", "LLMWIRE_CREDENTIAL_VENDOR_HOSTS": "http://a:8000"}
+    container = following(a_container, Speaker(served("a", credential="vendor")), env=env)
+    container.completion.pool()
+
+    [endpoint] = container.explain().functions[0].endpoints
+
+    assert endpoint.sends_key
+    assert [(row.setting, row.value) for row in endpoint.rows][1:] == [("completion.endpoints.a.credential", "vendor")]
+    assert "sk-secret" not in str(container.explain())
+
+
+@pytest.mark.parametrize(("source", "is_told"), [({}, False), ({"LLMWIRE_SOURCE": "/tmp/a.toml"}, True)])
+def test_how_is_begun_is_told_where_there_is_a_source(source, is_told):
+    env = {"COMPLETION_ENDPOINTS": "a", "COMPLETION_A_BASE_URL": "http://a:1", **source}
+
+    settings = [row.setting for row in completion(env).rows]
+
+    assert ("completion.startup" in settings) is is_told

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.container import ConfigError, LLMContainer, values
+from llmwire.container import ConfigError, LLMContainer, routes, values
 from llmwire.container.configuration import FirstOf, Unfit
 from llmwire.container.endpoints import endpoints_of
-from llmwire.container.values import NO_KEY
+from llmwire.container.sources import Kind, Source
+from llmwire.container.values import NO_KEY, Startup
 from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.endpoint import Dialect, Price
 from llmwire.services.routing.failover import AfterSend
@@ -32,6 +33,7 @@ PLACES = {
     "api_key": """
         config.f.api_key  env.F_API_KEY  env.F_OPENAI_API_KEY
         config.openai.api_key  env.OPENAI_API_KEY""",
+    "credential": "config.f.credential  env.F_CREDENTIAL",
     "model": "config.f.model  env.F_MODEL  env.F_OPENAI_MODEL",
     "organization": """
         config.f.organization  env.F_ORG_ID  env.F_ORGANIZATION  env.F_OPENAI_ORG_ID
@@ -63,6 +65,9 @@ PLACES = {
         config.f.azure.keyless  env.F_AZURE_OPENAI_KEYLESS
         config.azure.keyless  env.AZURE_OPENAI_KEYLESS""",
     "key_fallback": "config.key_fallback  env.LLMWIRE_KEY_FALLBACK",
+    "source": "config.f.source  env.F_SOURCE  config.source  env.LLMWIRE_SOURCE",
+    "startup": "config.f.startup  env.F_STARTUP  config.startup  env.LLMWIRE_STARTUP",
+    "source_cache": "config.source_cache  env.LLMWIRE_SOURCE_CACHE",
     "endpoints": "config.f.endpoints  env.F_ENDPOINTS",
     "strategy": "config.f.strategy  env.F_STRATEGY",
     "max_attempts": "config.f.max_attempts  env.F_MAX_ATTEMPTS",
@@ -99,6 +104,7 @@ PLACES = {
 PLACES_AT_ENDPOINT = {
     "base_url": "config.f.endpoints.e.base_url  env.F_E_BASE_URL",
     "api_key": "config.f.endpoints.e.api_key  env.F_E_API_KEY",
+    "credential": "config.f.endpoints.e.credential  env.F_E_CREDENTIAL",
     "model": "config.f.endpoints.e.model  env.F_E_MODEL",
     "organization": "config.f.endpoints.e.organization  env.F_E_ORG_ID  env.F_E_ORGANIZATION",
     "project": "config.f.endpoints.e.project  env.F_E_PROJECT_ID  env.F_E_PROJECT",
@@ -139,6 +145,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "azure_api_version": dict.fromkeys(FUNCTIONS, "2024-10-21"),
     "azure_keyless": dict.fromkeys(FUNCTIONS, False),
     "key_fallback": dict.fromkeys(FUNCTIONS, "warn"),
+    "startup": dict.fromkeys(FUNCTIONS, Startup.STATIC),
     "strategy": dict.fromkeys(FUNCTIONS, Strategy.P2C),
     "max_attempts": dict.fromkeys(FUNCTIONS, 3),
     "failover_after_send": dict.fromkeys(FUNCTIONS, AfterSend.BUDGETED),
@@ -197,7 +204,7 @@ def written(setting: str, number: int, *, at: str = "function") -> tuple[Any, An
             return [{"pool": f"name-{number}"}], (Route(pool=f"name-{number}"),)
         case "routing":
             return ("off", Mode.OFF) if number % 2 else ("shadow", Mode.SHADOW)
-        case "trust" | "tokenizer":
+        case "credential" | "trust" | "tokenizer":
             return f"name-{number}", f"name-{number}"
         case "modalities":
             return ("text,image", frozenset({"image"})) if number % 2 else ("audio", frozenset({"audio"}))
@@ -231,6 +238,11 @@ def written(setting: str, number: int, *, at: str = "function") -> tuple[Any, An
             return ("yes", True) if number % 2 else ("no", False)
         case "api_path":
             return f"/v{number}", f"/v{number}"
+        case "source":
+            name = f"consul://centre:8500/key-{number}"
+            return name, (Source(kind=Kind.CONSUL, name=name, path=f"key-{number}", url="http://centre:8500"),)
+        case "startup":
+            return list(Startup)[number % 3].value, list(Startup)[number % 3]
         case "key_fallback":
             return ("warn", "warn") if number % 2 else ("same-host", "same-host")
         case _:
@@ -337,7 +349,9 @@ def test_what_one_function_is_told_the_other_does_not_hear(function, other):
 
     heard = {s for f, s in SETTINGS if f == other and chain_of(container, other, s).origin() != "default"}
 
-    assert heard == ({s for f, s in SETTINGS if f == function} if other == function else {"key_fallback"})
+    assert heard == (
+        {s for f, s in SETTINGS if f == function} if other == function else {"key_fallback", "source_cache"}
+    )
 
 
 FORMS = {
@@ -847,3 +861,70 @@ def test_a_budget_is_an_amount_for_a_time_and_perhaps_of_a_tag(value, means):
 )
 def test_an_impossible_budget_is_refused(value, problem):
     assert problem in refusal("budget", value)
+
+
+@pytest.mark.parametrize("word", ["static", "cache", "fail", " FAIL "])
+def test_what_is_begun_with_is_one_of_three_words(word):
+    assert LLMContainer(env={"LLMWIRE_STARTUP": word}).embedding.startup() is Startup(word.strip().lower())
+
+
+def test_an_unknown_way_to_begin_names_those_there_are():
+    container = LLMContainer(config={"embedding": {"startup": "wait"}}, env={})
+
+    with pytest.raises(ConfigError, match="embedding.startup .*: must be one of static, cache, fail"):
+        container.embedding.startup()
+
+
+@pytest.mark.parametrize(("value", "means"), [("vendor", "vendor"), (" Vendor-2 ", "vendor-2"), ("a_b", "a_b")])
+def test_a_credential_is_called_by_one_name_in_any_case(value, means):
+    assert LLMContainer(env={"COMPLETION_CREDENTIAL": value}).completion.credential() == means
+
+
+@pytest.mark.parametrize("value", ["sk-secret.x", "2nd", "a b", "a.b", "-", "sk/secret", 5, ["vendor"], {"a": "b"}])
+def test_what_is_no_name_of_a_credential_is_refused_unseen_as_it_may_be_the_key(value):
+    message = refusal("credential", value)
+
+    assert "is no credential's name" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("setting", ["weight", "price", "tier", "deadline_s", "context_length", "max_attempts"])
+@pytest.mark.parametrize("raw", [1e308, 10**400, "9" * 5000, -(10**400)], ids=["1e308", "int", "text", "below 0"])
+def test_no_number_is_so_large_that_something_breaks_of_it(setting, raw):
+    with pytest.raises(ConfigError) as refused:
+        LLMContainer(env={}, config={"completion": {"base_url": "http://a", setting: raw}}).completion.settings()
+
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("setting", ["model", "trust", "tags", "base_url"])
+def test_nothing_that_is_shown_controls_a_terminal(setting):
+    config = {"base_url": "http://a", setting: "x\x1b]0;title\x07"}
+
+    with pytest.raises(ConfigError) as refused:
+        LLMContainer(env={}, config={"completion": config}).completion.settings()
+
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("parse", "raw", "told"),
+    [
+        (values.endpoint_names, {f"e{number}": {} for number in range(1001)}, "names 1001 endpoints, of 1000 at most"),
+        (values.endpoint_names, "e" * 101, "holds at place 1 what is no name"),
+        (values.pool_names, [f"p{number}" for number in range(1001)], "holds 1001 words, of 1000 at most"),
+        (routes.routes, [{"pool": "a"}] * 1001, "holds 1001 routes, of 1000 at most"),
+        (
+            routes.routes,
+            [{"pool": "a", "keywords": [f"w{number}" for number in range(900)]}] * 6,
+            "hold 5400 keywords, of 5000 at most",
+        ),
+        (routes.routes, [{"pool": "a", "pattern": "a|" * 6000}], "has more than 10000 characters"),
+    ],
+    ids=["endpoints", "name", "pools", "routes", "keywords", "pattern"],
+)
+def test_nothing_is_so_long_that_it_holds_up_all_the_rest(parse, raw, told):
+    with pytest.raises(Unfit) as refused:
+        parse(raw)
+
+    assert told in refused.value.problem

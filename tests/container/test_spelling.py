@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.container import ConfigError, LLMContainer
+from llmwire.container import ConfigError, LLMContainer, values
+from llmwire.container.configuration import Sourced
+from llmwire.container.settings import SETTINGS, Writers
+
+from .speakers import sourced
 
 USABLE = {"COMPLETION_BASE_URL": "http://localhost:1", "EMBEDDING_BASE_URL": "http://localhost:2"}
 
@@ -368,3 +372,186 @@ def test_where_no_endpoint_is_named_only_a_server_or_a_key_looks_like_one(name, 
 @pytest.mark.parametrize("part", ["", "BACKUP_"])
 def test_a_variable_of_another_program_is_left_alone_beside_endpoints_too(part, name):
     assert warned({**ENDPOINTS, f"COMPLETION_{part}{name}": "x"}) == []
+
+
+# What stands in the document of a source.
+
+
+def followed(
+    *documents: Sourced, function: str = "completion", env: dict[str, str] | None = None, **config: Any
+) -> Any:
+    """The settings with these documents in force."""
+    container: Any = LLMContainer(config=config, env={**USABLE, **(env or {})})
+    lane = getattr(container, function)
+    lane.documents.take(documents)
+    return lane.settings()
+
+
+def not_taken(*documents: Sourced, **how: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        followed(*documents, **how)
+    return str(error.value)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+LOCAL_ONLY = {
+    "api_key": "sk-secret",
+    "organization": "org-secret",
+    "project": "proj-secret",
+    "headers": {"X-Team": "secret"},
+    "azure.api_key": "sk-secret",
+    "azure.ad_token": "sk-secret",
+    "azure.keyless": True,
+}
+SHARED_LOCAL_ONLY = {
+    "openai.api_key": "sk-secret",
+    "openai.organization": "org-secret",
+    "openai.project": "proj-secret",
+    "openai.headers": {"X-Team": "secret"},
+    "azure.api_key": "sk-secret",
+    "azure.ad_token": "sk-secret",
+    "azure.keyless": True,
+}
+NOT_OF_A_SOURCE = {
+    "completion.budget_ledger": "redis://:secret@mine:6379",
+    "completion.source": "consul://evil.test/a",
+    "completion.startup": "fail",
+    "budget_ledger": "redis://:secret@mine:6379",
+    "source": "consul://evil.test/a",
+    "startup": "fail",
+    "source_cache": "/tmp/secret",
+    "key_fallback": "warn",
+    "credentials.vendor.api_key": "sk-secret",
+    "credentials.vendor.hosts": "https://secret.test",
+}
+PLACES = [
+    *((f"completion.{name}", value) for name, value in LOCAL_ONLY.items()),
+    *((f"completion.endpoints.a.{name}", value) for name, value in LOCAL_ONLY.items()),
+    *SHARED_LOCAL_ONLY.items(),
+]
+
+
+def document(path: str, value: Any, **how: Any) -> Sourced:
+    """One that says this beside an endpoint."""
+    tree = nested(path, value)
+    completion = tree.setdefault("completion", {})
+    table = completion.setdefault("endpoints", {}).setdefault("a", {})
+    table["base_url"] = "http://a:8000"
+    return sourced(tree, **how)
+
+
+@pytest.mark.parametrize(("path", "value"), PLACES)
+def test_a_document_that_others_may_write_says_no_key_and_nothing_that_goes_along_with_one(path, value):
+    message = not_taken(document(path, value))
+
+    assert message.startswith(f"{path} (from config.{path} (fake://one/completion)): is not taken from a document that")
+    assert message.endswith("name it in the document as `credential`.")
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(("path", "value"), PLACES)
+def test_a_file_of_this_machine_may(path, value):
+    assert followed(document(path, value, is_remote=False, origin="file:///etc/llmwire.toml")).endpoint.name == "a"
+
+
+@pytest.mark.parametrize(("path", "value"), NOT_OF_A_SOURCE.items())
+@pytest.mark.parametrize("is_remote", [True, False])
+def test_no_document_says_what_is_settled_before_a_source_is_asked(path, value, is_remote):
+    declared = {"credentials": {"vendor": {"api_key": "sk-1", "hosts": "https://mine.test"}}}
+
+    message = not_taken(document(path, value, is_remote=is_remote), **declared)
+
+    assert f"{path} (from config.{path} (fake://one/completion)): is not taken from a source. Write it where" in message
+    assert "secret" not in message
+
+
+def test_a_document_declares_no_credential_of_its_own():
+    message = not_taken(document("credentials.evil.api_key", "sk-secret"))
+
+    assert message.startswith("credentials (from config.credentials (fake://")
+    assert "is not taken from a source" in message
+    assert "secret" not in message
+
+
+def test_every_setting_that_holds_a_secret_is_of_this_machine_alone():
+    secret = {setting.name for setting in SETTINGS if setting.parse in (values.key, values.headers, values.ledger)}
+    local = {name.replace(".", "_") for name in LOCAL_ONLY}
+
+    assert {setting.name for setting in SETTINGS if setting.writers is Writers.LOCAL_SOURCE} == local | {"canary"}
+    assert secret <= local | {setting.name for setting in SETTINGS if setting.writers is Writers.NO_SOURCE}
+
+
+@pytest.mark.parametrize("word", ["verify", "verify_ssl", "insecure"])
+@pytest.mark.parametrize("table", ["completion", "completion.endpoints.a"])
+def test_nobody_turns_off_the_check_of_certificates(word, table):
+    message = not_taken(document(f"{table}.{word}", False))
+
+    assert message == (
+        f"{table}.{word} (from config.{table}.{word} (fake://one/completion)): is no setting. "
+        "Remove it: a server's certificate is always verified."
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("completion.baseurl", "Did you mean completion.base_url?"),
+        ("completion.endpoints.a.wieght", "Did you mean completion.endpoints.a.weight?"),
+        ("completion.endpoints.a.deadline_s", "Write it in [completion]: it is of the function as a whole."),
+        ("completion.endpoints.a.azure.end_point", "Did you mean completion.endpoints.a.azure.endpoint?"),
+    ],
+)
+def test_a_misspelt_name_in_a_document_is_refused_and_names_the_document(path, remedy):
+    assert not_taken(document(path, "x")) == (
+        f"{path} (from config.{path} (fake://one/completion)): is no setting. {remedy}"
+    )
+
+
+@pytest.mark.parametrize("value", ["a text", 5, ["a"]])
+def test_what_stands_where_a_table_of_a_document_belongs_is_refused_and_names_the_document(value):
+    assert not_taken(sourced({"completion": value})) == (
+        "completion (from config.completion (fake://one/completion)): is no table. "
+        "Write [completion] and its settings below it."
+    )
+    assert "(fake://one/completion)): is no table." in not_taken(document("completion.azure", value))
+
+
+def test_a_mistake_in_the_table_of_one_function_leaves_the_other_working():
+    tree = {"completion": {"baseurl": "x"}, "embedding": {"base_url": "http://e:1", "model": "m"}}
+    whole = sourced(tree, is_remote=False)
+
+    assert followed(whole, function="embedding").endpoint.base_url == "http://e:1/v1"
+    assert "completion.baseurl" in not_taken(whole)
+
+
+# Endpoints of this program that stand behind those of a source.
+
+
+def test_endpoints_that_stand_behind_those_of_a_source_are_kept_without_complaint():
+    env = {
+        "COMPLETION_ENDPOINTS": "static,spare",
+        "COMPLETION_STATIC_BASE_URL": "http://static:1",
+        "COMPLETION_STATIC_API_KEY": "sk-1",
+        "COMPLETION_SPARE_BASE_URL": "http://spare:1",
+        "COMPLETION_SPARE_WEIGHT": "2",
+    }
+    tables = {"third": {"base_url": "http://third:1", "api_key": "sk-3", "azure": {"deployment": "d"}}}
+
+    settings = followed(document("completion.model", "m"), env=env, completion={"endpoints": tables})
+
+    assert [endpoint.name for endpoint in settings.endpoints] == ["a"]
+    assert settings.warnings == ()
+
+
+def test_a_variable_of_an_endpoint_that_nobody_names_is_a_warning_as_before():
+    env = {"COMPLETION_ENDPOINTS": "static", "COMPLETION_OTHER_BASE_URL": "http://other:1"}
+
+    settings = followed(document("completion.model", "m"), env=env)
+
+    assert [warning.message for warning in settings.warnings] == [
+        "COMPLETION_OTHER_BASE_URL is read by nothing: add other to the tables below [completion.endpoints]"
+    ]

@@ -1,6 +1,7 @@
 """Events are frozen facts; a listener cannot harm the call that it hears of."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,8 @@ from llmwire.services import (
     BudgetReached,
     CallEnded,
     ConfigWarned,
+    DocumentRefused,
+    DocumentTaken,
     EndpointDisabled,
     EndpointPaused,
     EndpointsChanged,
@@ -18,9 +21,11 @@ from llmwire.services import (
     Listeners,
     RequestRouted,
     RouteFailed,
+    SourceAnswered,
+    SourceSilent,
     StreamEnded,
 )
-from llmwire.services.events import tell
+from llmwire.services.events import Event, tell
 
 WARNED = ConfigWarned(function="completion", key="completion.api_key", origin="env.OPENAI_API_KEY", message="goes far")
 ENDED = AttemptEnded(
@@ -45,6 +50,10 @@ OTHERS = [
     FailoverDenied(function="completion", endpoint="a"),
     BudgetReached(function="completion", budget="5/day", endpoint=None, tag=None, spent=5.0, for_s=60.0),
     LedgerFailed(function="completion", problem="ConnectionError"),
+    DocumentTaken(function="completion", source="consul://a/b", version="index 7"),
+    DocumentRefused(function="completion", source="consul://a/b", version="index 8", reason="is empty"),
+    SourceSilent(function="completion", source="consul://a/b", reason="refuses the connection"),
+    SourceAnswered(function="completion", source="consul://a/b", after_s=5.0),
     CallEnded(
         function="completion",
         call=1,
@@ -69,6 +78,10 @@ OTHERS = [
 def test_an_event_is_frozen(event):
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.function = "other"
+
+
+def test_every_event_there_is_stands_in_the_list_above():
+    assert {type(event) for event in (WARNED, ENDED, *OTHERS)} == set(get_args(Event))
 
 
 def test_a_listener_hears_the_event():

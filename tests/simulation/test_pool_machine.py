@@ -18,7 +18,7 @@ from llmwire.services.routing.endpoint import Endpoint
 from llmwire.services.routing.failover import CallSpec, Wish, failover
 from llmwire.services.routing.member import Health, Member
 from llmwire.services.routing.outcome import CANCELLED, Blame, Outcome
-from llmwire.services.routing.pool import Lease, Pool, PoolSpec, Selection
+from llmwire.services.routing.pool import DRAIN_S, LATE_S, Lease, Pool, PoolSpec, Selection
 from llmwire.services.secrets import Secret
 
 from ..services.routing.actors import (
@@ -96,8 +96,9 @@ def untouched(pool: Pool, names: set[str] | frozenset[str], now_s: float) -> dic
 
 def bars(member: Member, now_s: float, *, is_alone: bool) -> bool:
     """Whether it must not be asked within a selection: that it is disabled is no reason where it stands alone."""
-    if is_alone and member.health(now_s) is Health.DISABLED:
-        return now_s < member.paused_until_s
+    if member.is_draining or (is_alone and member.health(now_s) is Health.DISABLED):
+        is_disabled = now_s < member.disabled_until_s and not is_alone
+        return now_s < member.paused_until_s or is_disabled
     return member.health(now_s) in BARRED
 
 
@@ -149,6 +150,9 @@ class PoolMachine(RuleBasedStateMachine):
         now_s = self.clock()
         self.pool.snapshot()  # gives back the places of lost leases
         members = [member for member in self.pool._members if member.endpoint.name in among.names]
+        if not members:  # those that have just left are still there for the calls that were meant for them
+            members = [gone for gone, until_s in self.pool._leaving if now_s < until_s - DRAIN_S + LATE_S]
+            members = [gone for gone in members if gone.endpoint.name in among.names]
         untried = [member for member in members if member.endpoint.name not in tried]
         knowing = [member for member in untried if not member.refuses(model, now_s)]
         if all(member.refuses(model, now_s) for member in members):

@@ -12,6 +12,8 @@ from llmwire.services.events import (
     BreakerChanged,
     BudgetReached,
     ConfigWarned,
+    DocumentRefused,
+    DocumentTaken,
     EndpointDisabled,
     EndpointPaused,
     EndpointsChanged,
@@ -19,6 +21,8 @@ from llmwire.services.events import (
     LedgerFailed,
     RequestRouted,
     RouteFailed,
+    SourceAnswered,
+    SourceSilent,
     StreamEnded,
 )
 from llmwire.services.monitoring import logs
@@ -111,6 +115,7 @@ def test_the_first_failure_is_told_also_where_the_clock_has_just_begun(caplog, n
 # Changes of state.
 
 OF = {"function": "completion", "endpoint": "a"}
+SOURCE = {"function": "completion", "source": "consul://a/b"}
 SPENT = {"function": "completion", "budget": "5/day", "spent": 5.0, "for_s": 60.0}
 
 
@@ -137,6 +142,23 @@ SPENT = {"function": "completion", "budget": "5/day", "spent": 5.0, "for_s": 60.
         (BudgetReached(**SPENT, endpoint="a", tag=None), "WARNING", "endpoint a has spent its budget of 5/day"),
         (LedgerFailed(function="completion", problem="ConnectionError"), "WARNING", "each goes by its own: Connection"),
         (FailoverDenied(**OF), "WARNING", "a completion call failed at a and was not sent elsewhere"),
+        (DocumentTaken(**SOURCE, version="index 7"), "INFO", "completion goes by consul://a/b (index 7)"),
+        (
+            DocumentTaken(**SOURCE, version="index 7, kept at noon", is_cached=True),
+            "WARNING",
+            "completion goes by what consul://a/b said last (index 7, kept at noon, from the disk)",
+        ),
+        (
+            DocumentRefused(**SOURCE, version="index 8", reason="is empty"),
+            "ERROR",
+            "completion does not take what consul://a/b says (index 8), and goes on as before: is empty",
+        ),
+        (
+            SourceSilent(**SOURCE, reason="refuses the connection"),
+            "WARNING",
+            "completion goes on as before, as consul://a/b is silent: refuses the connection",
+        ),
+        (SourceAnswered(**SOURCE, after_s=5.4), "INFO", "completion: consul://a/b answers again, after 5 s"),
     ],
     ids=lambda value: type(value).__name__,
 )

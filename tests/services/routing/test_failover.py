@@ -311,7 +311,19 @@ class TestSelection:
             caller.pool.swap([an_endpoint("b"), an_endpoint("c")])
             return BAD_GATEWAY
 
-        assert caller.call([reload], among=among("a")).asked == ["a"]
+        assert caller.call([reload, SERVED], among=among("a")).asked == ["a", "a"]
+
+    def test_after_a_swap_it_goes_on_among_those_that_are_meant_now(self, a_caller):
+        caller, now = a_caller("a", "b"), []
+
+        def swap(send):
+            caller.pool.swap([an_endpoint("c"), an_endpoint("d")])
+            now.append(among("c"))
+            return BAD_GATEWAY
+
+        played = caller.call([swap, SERVED], among=among("a"), renewed=lambda: now.pop() if now else None)
+
+        assert played.asked == ["a", "c"]
 
     def test_the_ending_says_who_was_left_out_and_why(self, a_caller):
         left_out = {"a": "unable to call tools"}

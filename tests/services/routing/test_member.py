@@ -452,5 +452,4 @@ def test_draining_comes_before_all_else(patient):
     patient.member.is_draining = True
 
     assert patient.health is Health.DRAINING
-    assert patient.member.is_barred(patient.clock() + 10_000)
     assert not patient.member.is_well

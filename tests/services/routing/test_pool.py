@@ -13,7 +13,7 @@ from llmwire.services.routing.balancer import Strategy
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
 from llmwire.services.routing.outcome import CANCELLED
-from llmwire.services.routing.pool import DRAIN_S, Lease, Pool, Selection, Unavailable
+from llmwire.services.routing.pool import DRAIN_S, LATE_S, Lease, Pool, Selection, Unavailable
 from llmwire.services.secrets import Secret
 
 from .actors import BAD_GATEWAY, BAD_KEY, CALLERS, CERTIFICATE, NO_MODEL, SERVED, an_endpoint, busy
@@ -643,7 +643,7 @@ class TestSelection:
         assert isinstance(pool.lease(), Lease)
 
     @pytest.mark.parametrize("now", [{"base_url": "http://elsewhere/v1"}, {"trust": "vendor"}])
-    def test_a_name_that_stands_for_another_server_or_trust_by_now_is_not_meant(self, a_pool, now):
+    def test_a_name_that_stands_for_another_server_or_trust_by_now_is_not_meant(self, a_pool, now, clock):
         pool = a_pool("a", "b")
         one, other = pool.endpoints
         chosen = replace(among("a"), places={"a": (one.server, one.trust)})
@@ -651,6 +651,8 @@ class TestSelection:
 
         pool.swap([replace(one, **now), other])
 
+        assert getattr(pool.lease(among=chosen), "endpoint", one) is one
+        clock.advance(LATE_S)
         assert isinstance(pool.lease(among=chosen), Unavailable)
 
     def test_it_shares_the_load_among_its_own(self, a_pool):
@@ -686,13 +688,27 @@ class TestSelection:
     def test_of_nobody_there_is_nobody_to_ask(self, a_pool):
         assert a_pool("a", "b").lease(among=among()) == Unavailable(wait_s=None, reasons={}, status=None)
 
-    def test_one_that_left_by_a_reload_is_not_replaced_by_another(self, a_pool):
+    def test_one_that_left_by_a_reload_is_not_replaced_by_another(self, a_pool, clock):
         pool = a_pool("a", "b")
 
         pool.swap([an_endpoint("b"), an_endpoint("c")])
 
-        assert isinstance(pool.lease(among=among("a")), Unavailable)
         assert pool.lease(among=among("a", "b")).endpoint.name == "b"
+        clock.advance(LATE_S)
+        assert isinstance(pool.lease(among=among("a")), Unavailable)
+
+    @pytest.mark.parametrize("wish", [{"among": among("a")}, {"only": "a"}])
+    def test_a_call_that_was_decided_before_they_left_may_still_begin_there(self, a_pool, clock, wish):
+        pool = a_pool("a", "b")
+        pool.swap([an_endpoint("b")])
+
+        clock.advance(LATE_S - 1)
+        lease = pool.lease(**wish)
+
+        assert lease.endpoint.name == "a"
+        assert pool.in_use() == {"http://a:8000", "http://b:8000"}
+        lease.settle(SERVED, 1.0)
+        assert pool.in_use() == {"http://b:8000"}
 
     def test_its_endpoints_are_those_of_the_function_with_their_health_and_load(self, a_pool):
         pool = a_pool("a", "b", "c")
@@ -887,6 +903,39 @@ class TestSwap:
         assert pool.snapshot() == before
         assert pool.version == 2
 
+    def test_how_they_are_chosen_may_change_with_them(self, a_pool):
+        pool = a_pool("a", "b", strategy=Strategy.ROUND_ROBIN)
+
+        pool.swap(pool.endpoints, strategy=Strategy.IN_ORDER)
+
+        assert set(picks(pool, 30)) == {"a"}
+
+    def test_unless_that_is_said_they_are_chosen_as_before(self, a_pool):
+        pool = a_pool("a", "b", strategy=Strategy.IN_ORDER)
+
+        pool.swap(pool.endpoints)
+
+        assert set(picks(pool, 30)) == {"a"}
+
+    def test_a_pool_with_a_strategy_of_its_own_keeps_it(self, a_pool):
+        pool = a_pool("a", "b", "c")
+
+        pool.swap(pool.endpoints, strategy=Strategy.IN_ORDER)
+
+        assert picks(pool, 30, among=among("b", "c", strategy=Strategy.ROUND_ROBIN)) == {"b": 15, "c": 15}
+
+    def test_who_left_long_ago_and_owes_nothing_is_forgotten(self, a_pool, clock):
+        pool = a_pool("a", "b")
+        lease = pool.lease(only="a")
+        for number in range(50):
+            pool.swap([an_endpoint("b"), an_endpoint(f"n{number}")])
+        clock.advance(LATE_S)
+
+        pool.swap([an_endpoint("b")])
+
+        assert [gone.endpoint.name for gone, _ in pool._leaving] == ["a", "n49"]
+        lease.settle(SERVED, 1.0)
+
     def test_a_call_under_way_keeps_its_endpoint(self, a_pool):
         pool = a_pool("a", "b")
         lease = pool.lease(only="a")
@@ -912,7 +961,6 @@ class TestSwap:
         pool.swap([an_endpoint("b")])
 
         assert set(picks(pool)) == {"b"}
-        assert isinstance(pool.lease(only="a"), Unavailable)
         assert [(one.name, one.health, one.in_flight) for one in pool.snapshot()] == [
             ("b", Health.OK, 0),
             ("a", Health.DRAINING, 1),
@@ -1112,6 +1160,48 @@ class TestBudgets:
         assert not unavailable.is_over_budget
         assert "over its budget" not in unavailable.reasons["a"]
 
+    def test_where_more_may_be_spent_it_is_asked_at_once(self, a_pool, events):
+        pool = a_pool("a", "b")
+        pool.spent("a", 60.0)
+        have(pool, "b", busy(100.0))
+
+        pool.may_spend_again()
+
+        assert set(picks(pool)) == {"a"}
+        assert state(pool, "a").paused_for_s == 0
+
+    def test_until_it_is_spent_again_which_is_told_again(self, a_pool, events):
+        pool = a_pool("a", "b")
+        pool.spent("a", 60.0)
+
+        pool.may_spend_again()
+        pool.spent("a", 50.0)
+
+        assert set(picks(pool)) == {"b"}
+        assert [event.for_s for event in events] == [60.0, 50.0]
+
+    def test_a_longer_pause_of_its_own_stays_and_so_does_what_else_is_wrong_with_it(self, a_pool):
+        pool = a_pool("a", "b", "c", "d")
+        have(pool, "a", busy(100.0))
+        have(pool, "b", BAD_KEY)
+        tripped(pool, "c")
+        for name in "abc":
+            pool.spent(name, 10.0)
+
+        pool.may_spend_again()
+
+        assert [one.health for one in pool.snapshot()] == [Health.PAUSED, Health.DISABLED, Health.OPEN, Health.OK]
+        assert "over its budget" not in str(pool.lease(only="a"))
+
+    def test_where_nobody_was_over_a_budget_nothing_changes(self, a_pool):
+        pool = a_pool("a", "b")
+        have(pool, "a", busy(9))
+        before = pool.snapshot()
+
+        pool.may_spend_again()
+
+        assert pool.snapshot() == before
+
 
 def test_endpoints_that_are_swapped_are_told_by_their_names(a_pool, events):
     pool = a_pool("a", "b")
@@ -1122,3 +1212,13 @@ def test_endpoints_that_are_swapped_are_told_by_their_names(a_pool, events):
     pool.swap([replace(b, weight=3.0), replace(a, name="c")])
 
     assert events == [EndpointsChanged(function=a.function, added=("c",), removed=("a",), changed=("b",))]
+
+
+def test_what_is_exchanged_beside_the_endpoints_is_so_before_a_lease_is_given(a_pool):
+    pool = a_pool("a", "b")
+    seen = []
+
+    changed = pool.exchange([an_endpoint("c")], beside=lambda: seen.append([one.name for one in pool.endpoints]))
+
+    assert seen == [["c"]]
+    assert (changed.added, changed.removed) == (("c",), ("a", "b"))

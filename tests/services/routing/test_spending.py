@@ -351,6 +351,163 @@ def test_what_is_spent_is_all_of_ones_own_and_what_was_learnt_of_others_and_neve
         before[who] = now
 
 
+# Limits that are exchanged while the program runs.
+
+
+def amounts(of):
+    return {(state.endpoint, state.tag, state.budget): state.spent for state in of.state()}
+
+
+def test_of_a_limit_that_is_another_what_was_spent_stays_spent(clock):
+    budget = spending(clock, limit(5.0))
+    spent(budget, cost=3.0)
+
+    budget.swap([limit(2.0)])
+
+    assert amounts(budget) == {(None, None, "2/hour"): 3.0}
+    assert budget.refusal(()).limit == 2.0
+
+
+def test_a_limit_that_is_raised_lets_calls_pass_at_once_and_is_told_when_it_is_reached_again(clock):
+    budget = spending(clock, limit(5.0))
+    [told] = spent(budget, cost=5.0)
+
+    budget.swap([limit(6.0)])
+
+    assert budget.refusal(()) is None
+    [again] = spent(budget, cost=1.0)
+    assert (told.budget, again.budget) == ("5/hour", "6/hour")
+
+
+def test_a_limit_that_is_cut_below_what_was_spent_is_told_at_once_and_once(clock):
+    budget = spending(clock, limit(5.0))
+    spent(budget, cost=3.0)
+
+    [event] = budget.swap([limit(2.0)])
+
+    assert (event.budget, event.spent) == ("2/hour", 3.0)
+    assert spent(budget, cost=1.0) == ()
+
+
+def test_the_same_limits_are_no_change_and_a_reached_one_is_not_told_again(clock):
+    budget = spending(clock, limit(5.0), limit(7, Unit.TOKENS))
+    assert len(spent(budget, cost=5.0)) == 1
+
+    assert budget.swap([limit(5.0), limit(7, Unit.TOKENS)]) is None
+
+    assert spent(budget, cost=1.0) == ()
+
+
+def test_their_order_alone_takes_nothing_from_what_was_spent(clock):
+    budget = spending(clock, limit(5.0), limit(7, Unit.TOKENS))
+    spent(budget, cost=5.0, tokens=2)
+
+    budget.swap([limit(7, Unit.TOKENS), limit(5.0)])
+
+    assert amounts(budget) == {(None, None, "7 tokens/hour"): 2, (None, None, "5/hour"): 5.0}
+    assert spent(budget, cost=1.0) == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"unit": Unit.TOKENS}, {"per": Period.DAY}, {"tag": "night"}, {"endpoint": "a"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_limit_of_another_unit_period_tag_or_endpoint_begins_at_nothing(clock, other):
+    budget = spending(clock, limit(5.0))
+    spent(budget, cost=5.0, tokens=5, tags=("night",))
+
+    budget.swap([limit(5.0, **other)])
+
+    assert list(amounts(budget).values()) == [0.0]
+    assert budget.refusal(("night",)) is None
+
+
+def test_a_limit_that_is_gone_refuses_nothing(clock):
+    budget = spending(clock, limit(5.0), limit(1.0, endpoint="a"))
+    spent(budget, cost=5.0)
+
+    budget.swap([])
+
+    assert (budget.refusal(()), budget.exhausted(), budget.state()) == (None, (), ())
+    assert spent(budget, cost=5.0) == ()
+
+
+def test_who_drops_a_limit_and_brings_it_back_has_not_got_his_money_back(clock):
+    budget = spending(clock, limit(5.0))
+    spent(budget, cost=5.0)
+
+    budget.swap([])
+    budget.swap([limit(7, Unit.TOKENS)])
+    budget.swap([limit(5.0)])
+
+    assert list(amounts(budget).values()) == [5.0]
+    assert budget.refusal(()) is not None
+
+
+def test_in_another_period_it_has(clock):
+    budget = spending(clock, limit(5.0))
+    spent(budget, cost=5.0)
+    budget.swap([])
+
+    clock.advance(3600)
+    budget.swap([limit(5.0)])
+
+    assert list(amounts(budget).values()) == [0.0]
+
+
+def test_an_endpoints_limit_that_is_cut_leaves_it_alone_at_once(clock):
+    budget = spending(clock, limit(5.0, endpoint="a"))
+    spent(budget, cost=3.0)
+    assert budget.exhausted() == ()
+
+    budget.swap([limit(2.0, endpoint="a")])
+
+    assert [state.endpoint for state in budget.exhausted()] == ["a"]
+
+
+def test_what_is_on_its_way_to_others_when_limits_change_still_counts_once(clock):
+    budget = spending(clock, limit(9, Unit.TOKENS))
+    spent(budget, tokens=4)
+    [share] = budget.shares()
+
+    budget.swap([limit(20, Unit.TOKENS)])
+    budget.learnt(share, 10)
+
+    assert amounts(budget) == {(None, None, "20 tokens/hour"): 10}
+
+
+def test_a_share_of_a_limit_that_is_gone_is_nobodys(clock):
+    budget = spending(clock, limit(9, Unit.TOKENS))
+    spent(budget, tokens=4)
+    [share] = budget.shares()
+
+    budget.swap([limit(1.0)])
+
+    assert budget.learnt(share, 10) == ()
+    budget.give_back(share)
+    assert amounts(budget) == {(None, None, "1/hour"): 0.0}
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["spend", "swap"]), st.integers(0, 5), st.booleans()), max_size=30),
+)
+def test_however_limits_change_what_was_spent_under_one_is_never_less(steps):
+    budget = spending(Clock(), limit(3, Unit.TOKENS))
+    total = 0
+
+    for step, amount, has_other in steps:
+        if step == "spend":
+            spent(budget, tokens=amount)
+            total += amount
+        else:
+            budget.swap([limit(amount + 1, Unit.TOKENS), *([limit(1.0)] if has_other else [])])
+
+        [state, *_] = budget.state()
+        assert state.spent == total
+        assert (budget.refusal(()) is not None) == (total >= state.limit)
+
+
 # Costs.
 
 

@@ -10,10 +10,8 @@ from llmwire.services.wanted import routing
 
 
 def asked(timeout_s=None):
-    request = httpx2.Request(
-        "POST", "http://facade.test/v1/embeddings", json={"input": "x"}, extensions={"timeout": {"read": timeout_s}}
-    )
-    return Asked(request, Call(request, "embeddings"), Wire(lambda event: None), "embedding")
+    request = httpx2.Request("POST", "http://facade.test/v1/embeddings", json={"input": "x"})
+    return Asked(Call(request, "embeddings"), Wire(lambda event: None), "embedding", timeout_s)
 
 
 @pytest.mark.parametrize(("timeout_s", "may_take_s"), [(None, 0.15), (120.0, 0.15), (0.3, 0.15), (0.1, 0.05)])

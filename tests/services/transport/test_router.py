@@ -563,3 +563,40 @@ def test_a_child_process_renews_what_finds_out_meanings():
     Lane().router.renew_after_fork()
 
     assert meaning.is_renewed
+
+
+def swapped(lane, *endpoints):
+    lane.router.pool.swap(endpoints)
+
+
+def test_who_may_answer_is_asked_anew_only_after_a_swap():
+    lane = Lane(Route(name="all", pool=LONG, min_tokens=0))
+    question = lane.question()
+    plain, long, eu = lane.router.pool.endpoints
+    assert question.renewed() is None
+
+    swapped(lane, plain, replace(long, name="other"), eu)
+
+    assert question.renewed().names == {"other"}
+    assert question.renewed() is None
+    assert question.decision.choice.among.names == {LONG}
+
+
+def test_a_call_that_would_go_to_another_pool_by_now_keeps_its_own():
+    lane = Lane(Route(name="all", pool=LONG, min_tokens=0))
+    question = lane.question()
+    plain, _, eu = lane.router.pool.endpoints
+
+    swapped(lane, plain, eu)
+
+    assert question.renewed() is None
+
+
+def test_where_the_trust_that_is_demanded_is_nobodys_by_now_those_of_before_are_meant():
+    lane = Lane(Route(name="all", pool=EU, min_tokens=0))
+    question = lane.question(wanted=replace(NOTHING, trust=frozenset({EU})))
+    plain, long, _ = lane.router.pool.endpoints
+
+    swapped(lane, plain, long)
+
+    assert question.renewed() is None
