@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llmwire.services import BudgetState, EndpointState, Figures, FunctionReport, Report
+    from llmwire.services import BudgetState, EndpointState, Figures, FunctionReport, Report, SourceState
 
     History = Callable[[str, str], Sequence[Figures]]
 
@@ -48,6 +48,7 @@ def _function(report: FunctionReport, history: History) -> dict[str, Any]:
         "elsewhere": sum(each.total.calls for each in report.figures.series if each.endpoint not in names),
         "endpoints": [_endpoint(report, state, history(report.function, state.name)) for state in report.endpoints],
         "budgets": [_budget(state) for state in report.budgets],
+        "sources": [_source(state) for state in report.sources],
     }
 
 
@@ -108,3 +109,9 @@ def _rounded(seconds: float | None) -> float | None:
 def _budget(state: BudgetState) -> dict[str, Any]:
     of = f"endpoint {state.endpoint}" if state.endpoint else f"tag {state.tag}" if state.tag else "all calls"
     return {**asdict(state), "of": of, "is_spent": state.spent >= state.limit}
+
+
+def _source(state: SourceState) -> dict[str, Any]:
+    """How it is; where it fails, what it said before may still be in force."""
+    level = GOOD if state.error is None else BAD if state.taken_s is None else CARE
+    return {**asdict(state), "level": level}

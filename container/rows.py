@@ -9,6 +9,7 @@ from llmwire.services.monitoring.figures import Figures
 from llmwire.services.monitoring.report import FunctionReport, Report
 from llmwire.services.routing.pool import EndpointState
 from llmwire.services.routing.spending import BudgetState
+from llmwire.services.source import SourceState
 
 MINUTES: Final = 1  #: of all that is no sum since the start: what happens now
 NOBODY: Final = "(nobody)"  #: calls without a route, or over a budget: no endpoint was asked
@@ -50,13 +51,14 @@ class EndpointRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionRows:
-    """One function: its calls of the last minute, and its endpoints."""
+    """One function: its calls of the last minute, its endpoints, and the sources that say which these are."""
 
     function: str
     calls: int
     failed_calls: int
     endpoints: tuple[EndpointRow, ...]
     budgets: tuple[BudgetState, ...]
+    sources: tuple[SourceState, ...]
 
 
 def rows_of(report: Report) -> tuple[FunctionRows, ...]:
@@ -75,6 +77,7 @@ def _function(report: FunctionReport) -> FunctionRows:
         failed_calls=figures.failed_calls,
         endpoints=(*here, *(_row(report, name, None) for name in others)),
         budgets=report.budgets,
+        sources=report.sources,
     )
 
 

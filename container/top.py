@@ -22,6 +22,7 @@ from rich.text import Text
 from llmwire.services.errors import ConfigError
 from llmwire.services.monitoring.report import Report
 from llmwire.services.routing.spending import BudgetState
+from llmwire.services.source import SourceState
 
 from .remote import Source
 from .rows import EndpointRow, FunctionRows, rows_of
@@ -145,7 +146,8 @@ def view(seen: Sequence[Seen], problems: Sequence[str], *, width: int) -> Group:
     shown: list[Any] = [Text(f"{datetime.now().astimezone():%H:%M:%S}  {_plain(processes)}", style="dim")]
     columns = _fitting(functions, width)
     for function in functions:
-        shown += ["", _headline(function), _table(function, columns), *map(_budget, function.budgets)]
+        below = (*map(_budget, function.budgets), *map(_source, function.sources))
+        shown += ["", _headline(function), _table(function, columns), *below]
     if functions:
         shown += ["", Text("Of the last minute; cost and budgets since they began.", style="dim")]
     elif told:
@@ -232,7 +234,17 @@ def _budget(state: BudgetState) -> Text:
     style = _BAD if share >= 1 else _CARE if share >= NEARLY_SPENT else ""
     spent = f"{state.spent:,.0f}" if "tokens" in state.budget else _money(state.spent)
     verdict = "used up" if share >= 1 else f"{share:.0%}"
-    return Text(_plain(f"budget {state.budget}{of}: {spent} spent, {verdict}, {_left(state.ends_in_s)} left"), style)
+    return Text(_plain(f"budget {state.budget}{of}: {spent} spent, {verdict}, {_span(state.ends_in_s)} left"), style)
+
+
+def _source(state: SourceState) -> Text:
+    if state.taken_s is None:
+        said, style = "nothing of it is in force yet", _BAD
+    else:
+        place = ", from the disk" if state.is_cached else ""
+        said, style = f"{state.version}{place}, in force for {_span(state.taken_s)}", _CARE
+    error = f"; {state.error}" if state.error else ""
+    return Text(_plain(f"source {state.source}: {said}{error}"), style if error else "")
 
 
 def _text(value: str) -> Text:
@@ -264,7 +276,7 @@ def _money(amount: float) -> str:
     return "0" if not amount else f"{amount:,.4f}" if amount < 100 else f"{amount:,.2f}"
 
 
-def _left(seconds: float) -> str:
+def _span(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

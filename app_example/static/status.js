@@ -126,6 +126,7 @@ function showFunction({ section, table, rows }, told) {
     showEndpoint(row, endpoint, told.function);
   }
   showBudgets(section, told.budgets);
+  showSources(section, told.sources);
 }
 
 function summary({ since, calls, failed_calls, call_errors, elsewhere }) {
@@ -390,6 +391,31 @@ function duration(seconds) {
   if (seconds < 120) return `${Math.ceil(seconds)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
   return `${Math.round(seconds / 3600)} h`;
+}
+
+/* ---------- sources ---------- */
+
+function showSources(section, sources) {
+  const list = section.querySelector(".sources ul");
+  section.querySelector(".sources").hidden = sources.length === 0;
+  while (list.children.length > sources.length) list.lastChild.remove();
+  while (list.children.length < sources.length) list.append(newSource());
+  sources.forEach((source, place) => showSource(list.children[place], source));
+}
+
+function newSource() {
+  const item = element("li");
+  item.append(element("span", "words"), element("span"), element("span", "quiet"));
+  return item;
+}
+
+function showSource(item, { source, version, is_cached, taken_s, error, level }) {
+  const [title, inForce, why] = item.children;
+  item.dataset.level = level;
+  write(title, source);
+  if (taken_s === null) write(inForce, "nothing of it is in force yet");
+  else write(inForce, `${version}${is_cached ? ", from the disk" : ""}, in force for ${duration(taken_s)}`);
+  write(why, error ?? "");
 }
 
 if (!document.hidden) connect();

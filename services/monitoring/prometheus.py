@@ -17,6 +17,7 @@ from ..routing.breaker import BreakerState
 from ..routing.member import Health
 from ..routing.pool import EndpointState
 from ..routing.spending import BudgetState
+from ..source import SourceState
 from .figures import Figures
 from .histogram import Histogram
 from .logs import logger
@@ -33,6 +34,7 @@ NOBODY: Final = "(none)"  #: the endpoint where nobody was asked, the model wher
 _OF_FIGURES: Final = ("function", "pool", "endpoint", "model")
 _OF_ENDPOINT: Final = ("function", "endpoint")
 _OF_BUDGET: Final = ("function", "budget", "endpoint", "tag")
+_OF_SOURCE: Final = ("function", "source")
 
 
 class PrometheusCollector:
@@ -88,6 +90,7 @@ class PrometheusCollector:
             *_of_figures(self._core, _figures(report)),
             *_of_endpoints(self._core, list(_endpoints(report))),
             *_of_budgets(self._core, list(_budgets(report))),
+            *_of_sources(self._core, [(each.function, state) for each in report.functions for state in each.sources]),
         ]
 
 
@@ -258,6 +261,19 @@ def _of_budgets(core: Any, budgets: list[tuple[str, BudgetState]]) -> Iterator[M
         limit.add_metric(labels, budget.limit)
         spent.add_metric(labels, budget.spent)
     yield from (limit, spent)
+
+
+def _of_sources(core: Any, states: list[tuple[str, SourceState]]) -> Iterator[Metric]:
+    about = "1 where the source is silent, or what it says now is refused; else 0."
+    failing = core.GaugeMetricFamily("llmwire_source_failing", about, labels=_OF_SOURCE)
+    about = "Since its last answer; not told where it never answered."
+    answered = core.GaugeMetricFamily("llmwire_source_answered_seconds", about, labels=_OF_SOURCE)
+    for function, state in states:
+        labels = function, state.source
+        failing.add_metric(labels, float(state.error is not None))
+        if state.asked_s is not None:
+            answered.add_metric(labels, state.asked_s)
+    yield from (failing, answered)
 
 
 def _core() -> Any:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any, Self
 
 from ..routing.breaker import BreakerState
 from ..routing.member import Health
 from ..routing.pool import EndpointState
 from ..routing.spending import BudgetState
+from ..source import SourceState
 from .figures import Snapshot
 
 
@@ -24,17 +26,19 @@ class FunctionReport:
         figures: what was counted.
         endpoints: how each is now, in the operator's order; of several processes each as the worst of them sees it.
         budgets: what is spent of each.
+        sources: of the endpoints, how each is now; of several processes each as the worst of them sees it.
     """
 
     function: str
     figures: Snapshot
     endpoints: tuple[EndpointState, ...]
     budgets: tuple[BudgetState, ...] = ()
+    sources: tuple[SourceState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Of all functions that were used so far."""
+    """Of all functions that were used so far, or whose sources are watched."""
 
     functions: tuple[FunctionReport, ...]
 
@@ -47,6 +51,7 @@ class Report:
                     "figures": each.figures.as_dict(),
                     "endpoints": [asdict(state) for state in each.endpoints],
                     "budgets": [asdict(state) for state in each.budgets],
+                    "sources": [asdict(state) for state in each.sources],
                 }
                 for each in self.functions
             ]
@@ -62,6 +67,8 @@ class Report:
                     figures=Snapshot.from_dict(each["figures"]),
                     endpoints=tuple(map(_endpoint, each["endpoints"])),
                     budgets=tuple(BudgetState(**_known(BudgetState, state)) for state in each["budgets"]),
+                    # A process of an earlier version knows of no sources.
+                    sources=tuple(SourceState(**_known(SourceState, state)) for state in each.get("sources", ())),
                 )
                 for each in written["functions"]
             )
@@ -90,6 +97,7 @@ def _known(cls: type[Any], written: Mapping[str, Any]) -> dict[str, Any]:
 def _together(reports: list[FunctionReport]) -> FunctionReport:
     states: dict[str, EndpointState] = {}
     budgets: dict[tuple[str, str | None, str | None], BudgetState] = {}
+    sources: dict[str, SourceState] = {}
     for report in reports:
         for state in report.endpoints:
             states[state.name] = _worse(states[state.name], state) if state.name in states else state
@@ -98,12 +106,20 @@ def _together(reports: list[FunctionReport]) -> FunctionReport:
             known = budgets.get(key)
             # Where they share what is spent, all say the same; else each keeps its own, and the largest is shown.
             budgets[key] = budget if known is None or budget.spent > known.spent else known
+        for source in report.sources:
+            sources[source.source] = max(sources.get(source.source, source), source, key=_trouble)
     return FunctionReport(
         function=reports[0].function,
         figures=Snapshot.merged(report.figures for report in reports),
         endpoints=tuple(states.values()),
         budgets=tuple(budgets.values()),
+        sources=tuple(sources.values()),
     )
+
+
+def _trouble(source: SourceState) -> tuple[bool, float]:
+    """The more, the worse: it fails, and then since when it has last answered."""
+    return source.error is not None, inf if source.asked_s is None else source.asked_s
 
 
 _FROM_BEST = tuple(Health)

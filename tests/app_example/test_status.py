@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import ExitStack, aclosing
+from dataclasses import asdict
 from itertools import islice
 
 import httpx2
@@ -23,6 +24,7 @@ from llmwire.services import (
     FunctionReport,
     Meter,
     Report,
+    SourceState,
     StreamEnded,
     Usage,
 )
@@ -108,9 +110,13 @@ def a_state(name="a", **changed):
     return EndpointState(name=name, **{**state, **changed})
 
 
-def shown(meter, *states, budgets=()):
+def shown(meter, *states, budgets=(), sources=()):
     function = FunctionReport(
-        function="completion", figures=meter.snapshot(), endpoints=states or (a_state(),), budgets=budgets
+        function="completion",
+        figures=meter.snapshot(),
+        endpoints=states or (a_state(),),
+        budgets=budgets,
+        sources=sources,
     )
     [told] = status_of(Report(functions=(function,)), lambda _, endpoint: meter.history(endpoint))["functions"]
     return told
@@ -269,6 +275,20 @@ def test_a_budget_says_whose_it_is_and_whether_it_is_used_up(meter, endpoint, ta
     [told] = shown(meter, budgets=(budget,))["budgets"]
 
     assert (told["of"], told["is_spent"], told["spent"], told["limit"]) == (of, True, 5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("taken_s", "error", "level"), [(60.0, None, "good"), (60.0, "is silent", "care"), (None, "is silent", "bad")]
+)
+def test_a_source_that_fails_is_worse_where_nothing_of_it_is_in_force(meter, taken_s, error, level):
+    version = None if taken_s is None else "index 42"
+    source = SourceState(
+        source="consul://a/b", version=version, is_cached=False, taken_s=taken_s, asked_s=1.0, error=error
+    )
+
+    [told] = shown(meter, sources=(source,))["sources"]
+
+    assert told == {**asdict(source), "level": level}
 
 
 def test_all_of_it_is_json_without_numbers_that_are_none(meter):

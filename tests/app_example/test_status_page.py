@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -23,13 +24,21 @@ def servers() -> Iterator[dict[str, StandIn]]:
 
 
 @pytest.fixture
-def application(database, servers) -> Iterator[Application]:
+def source(tmp_path) -> Path:
+    """A file that the application watches."""
+    file = tmp_path / "live.toml"
+    file.write_text('completion.strategy = "in-order"')
+    return file
+
+
+@pytest.fixture
+def application(database, servers, source) -> Iterator[Application]:
     """Asks `primary`, and `backup` where that fails. Only what `primary` does has a price."""
     made = Application()
     made.config.database.from_value(database)
     endpoints = {name: {"base_url": server.base_url, "api_key": "none"} for name, server in servers.items()}
     endpoints["primary"] |= {"price": "1000/2000", "budget": "1/day"}
-    completion = {"strategy": "in-order", "model": "m", "endpoints": endpoints, "budget": "9000000 tokens/day"}
+    completion = {"source": str(source), "model": "m", "endpoints": endpoints, "budget": "9000000 tokens/day"}
     made.config.llm.from_dict({"completion": completion})
     yield made
     made.shutdown_resources()
@@ -91,6 +100,10 @@ class StatusPage:
     @property
     def budgets(self) -> list[str]:
         return [budget.text.replace("\n", ": ") for budget in self._all(".budgets li")]
+
+    @property
+    def sources(self) -> list[str]:
+        return [source.text.replace("\n", ": ") for source in self._all(".sources li")]
 
     def mark(self) -> None:
         """Leave something on the page that a reload would take away."""
@@ -165,6 +178,19 @@ def test_budgets_are_shown_with_what_is_spent(page):
     assert tokens.startswith("9000000 tokens/day, all calls")
     assert " of 9,000,000, begins anew in " in tokens
     assert money.startswith("1/day, endpoint primary")
+
+
+def test_a_source_is_shown_with_what_is_in_force_and_what_is_wrong_with_it(page, source):
+    page.ask(1)
+    page.until(lambda: page.sources and "in force for" in page.sources[0])
+    [well] = page.sources
+
+    source.write_text('completion.strategy = "no such"')
+    page.until(lambda: "no such" in page.sources[0])
+
+    assert well.startswith(f"{source.as_uri()}: ")
+    assert "in force for" in page.sources[0]
+    assert page.complaints() == []
 
 
 def test_without_traffic_the_page_says_so(page):

@@ -9,6 +9,7 @@ from dependency_injector import containers, providers
 
 from llmwire.container import LLMContainer, overriding
 from llmwire.services import Report, log
+from llmwire.services.errors import DiscoveryError
 from llmwire.services.testing import FakeCompletions, FakeEmbeddings, StandIn
 
 
@@ -95,3 +96,61 @@ def test_a_function_that_nobody_uses_beside_a_fake_of_the_other_is_not_built_for
 
     with overriding(container, embedding_client=FakeEmbeddings(dimensions=4)):
         assert container.report() == Report(functions=())
+
+
+# Of sources.
+
+
+@pytest.fixture
+def watching(settings, tmp_path):
+    """A container whose completion endpoints a file may change."""
+    (tmp_path / "live.toml").write_text('completion.strategy = "in-order"')
+    settings["completion"]["source"] = str(tmp_path / "live.toml")
+    container = LLMContainer(config=settings, env={})
+    yield container
+    container.shutdown_resources()
+
+
+def test_the_sources_of_a_function_that_was_used_are_in_the_report(watching):
+    watching.completion_service().complete("hi")
+
+    [of_completion] = watching.report().functions
+
+    [source] = of_completion.sources
+    assert source.source.endswith("/live.toml")
+    assert source.error is None
+    assert source.asked_s is not None
+
+
+def test_a_source_that_is_not_asked_yet_is_not_asked_for_a_report(watching):
+    assert watching.report() == Report(functions=())
+    assert not watching.completion.watcher.initialized
+
+
+def test_a_function_without_sources_has_none_in_the_report(container):
+    container.completion_service().complete("hi")
+
+    [of_completion] = container.report().functions
+
+    assert of_completion.sources == ()
+
+
+def test_a_function_that_cannot_begin_without_its_source_is_in_the_report(watching, tmp_path):
+    (tmp_path / "live.toml").unlink()
+    watching.config.completion.startup.from_value("fail")
+
+    with pytest.raises(DiscoveryError):
+        watching.completion_service()
+    [of_completion] = watching.report().functions
+
+    assert of_completion.endpoints == ()
+    assert ["holds nothing" in source.error for source in of_completion.sources] == [True]
+
+
+def test_the_sources_are_in_the_report_also_beside_a_fake_of_the_other_function(watching):
+    with overriding(watching, embedding_client=FakeEmbeddings(dimensions=4)):
+        watching.completion_service().complete("hi")
+
+        [of_completion] = watching.report().functions
+
+    assert len(of_completion.sources) == 1

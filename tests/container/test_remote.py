@@ -61,6 +61,7 @@ def changed(**fields):
     [
         *([], {}, None, 1, "text", {"functions": 1}, {"functions": [1]}, {"functions": [{}]}, {"status": "ok"}),
         changed(figures=None),
+        changed(sources=[{"source": "consul://a/b"}]),
         changed(endpoints=[{"name": "a"}]),
         changed(endpoints=[{**changed()["functions"][0]["endpoints"][0], "health": "splendid"}]),
         changed(figures={**changed()["functions"][0]["figures"], "series": [{"pool": "a"}]}),

@@ -7,7 +7,7 @@ from llmwire.services import BudgetState, Report
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
 
-from .processes import attempt, call, failed_attempt, report, state
+from .processes import attempt, call, failed_attempt, report, source, state
 
 
 def the_only_row(told):
@@ -84,3 +84,9 @@ def test_budgets_are_those_of_the_function():
     [function] = rows_of(report(budgets=(budget,)))
 
     assert function.budgets == (budget,)
+
+
+def test_sources_are_those_of_the_function():
+    [function] = rows_of(report(sources=(source(),)))
+
+    assert function.sources == (source(),)

@@ -24,7 +24,7 @@ from llmwire.services.errors import ConfigError
 from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
 
-from .processes import Process, attempt, call, failed_attempt, report, state
+from .processes import Process, attempt, call, failed_attempt, report, source, state
 
 COMMAND = [sys.executable, "-c", "from llmwire.container.cli import main; main()", "top"]
 LIMIT_S = 60
@@ -88,6 +88,23 @@ def test_budgets_say_whose_they_are_and_what_is_left():
 
     assert "budget 5/day: 5.0000 spent, used up, 2 h left" in text
     assert "budget 100 tokens/hour of tag x: 50 spent, 50%, 60 s left" in text
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({}, "source consul://a/b: index 42, in force for 60 s"),
+        ({"is_cached": True}, "source consul://a/b: index 42, from the disk, in force for 60 s"),
+        ({"error": "is silent"}, "source consul://a/b: index 42, in force for 60 s; is silent"),
+        ({"version": None, "taken_s": None}, "source consul://a/b: nothing of it is in force yet"),
+    ],
+)
+def test_a_source_says_what_of_it_is_in_force_since_when_and_what_is_wrong(told, line):
+    assert line in shown(report(sources=(source(**told),))).splitlines()
+
+
+def test_without_sources_there_is_no_line_of_them():
+    assert "source" not in shown()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
@@ -173,6 +190,7 @@ def test_json_has_the_rows_and_what_is_wrong():
     told = json.loads(ended.stdout)
     [completion] = told["functions"]
     assert ended.returncode == 1
+    assert completion["sources"] == []
     assert [row["endpoint"] for row in completion["endpoints"]] == ["primary", "backup"]
     assert completion["endpoints"][1]["cost"] is None
     assert "404" in told["problems"][other.url]

@@ -38,19 +38,24 @@ FEW, MANY = 3, 20  #: more than 0.02 a second, in five minutes, is asked of the 
 
 
 class Page:
-    """The example application in a process of its own, with two endpoints for completions, of which one is down."""
+    """The example application in a process of its own, with two endpoints for completions, of which one is down.
+
+    A file that is watched says in which order they are asked.
+    """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.embedding = stack.enter_context(StandIn(functions=("embedding",)))
         self.backup = stack.enter_context(StandIn(functions=("completion",)))
         with StandIn(functions=("completion",)) as primary:
             is_down = primary.base_url
+        self._source = folder / "live.toml"
+        self.say('completion.strategy = "in-order"')
         settings = {
             "EMBEDDING_BASE_URL": self.embedding.base_url,
             "COMPLETION_ENDPOINTS": "primary,backup",
             "COMPLETION_PRIMARY_BASE_URL": is_down,
             "COMPLETION_BACKUP_BASE_URL": self.backup.base_url,
-            "COMPLETION_STRATEGY": "in-order",
+            "COMPLETION_SOURCE": str(self._source),
             "COMPLETION_PRICE": "0.5/1.5",
             "COMPLETION_BUDGET": "20/day, overnight: 5/day",
         }
@@ -66,6 +71,12 @@ class Page:
         stack.callback(process.communicate)
         stack.callback(process.kill)
         self.address = next(match[1] for line in process.stdout if (match := re.search(r"http://(\S+:\d+)", line)))
+
+    def say(self, document: str) -> None:
+        """In the file, from now on."""
+        beside = self._source.with_suffix(".new")
+        beside.write_text(document)
+        beside.replace(self._source)
 
     def ask(self) -> bytes:
         body = json.dumps({"question": QUESTION}).encode()
@@ -160,3 +171,15 @@ def test_the_endpoint_that_is_down_is_seen(prometheus):
     failovers = prometheus.query('llmwire_attempt_errors_total{endpoint="primary", error="ConnectError"} > 0')
 
     assert len(found) == len(failovers) == 1
+
+
+def test_a_source_that_says_what_is_refused_is_seen_until_it_says_something_better(prometheus, page):
+    prometheus.wait_for('llmwire_source_failing{function="completion"} == 0')
+
+    page.say('completion.strategy = "no such"')
+    prometheus.wait_for('llmwire_source_failing{function="completion"} == 1')
+
+    page.say('completion.strategy = "in-order"')
+    prometheus.wait_for('llmwire_source_failing{function="completion"} == 0')
+    [(_, answered_s)] = prometheus.query("llmwire_source_answered_seconds")
+    assert 0 <= answered_s < PATIENCE_S

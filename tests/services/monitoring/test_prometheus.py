@@ -25,6 +25,7 @@ from llmwire.services.routing.breaker import BreakerState
 from llmwire.services.routing.member import Health
 from llmwire.services.routing.pool import EndpointState
 from llmwire.services.routing.spending import BudgetState
+from llmwire.services.source import SourceState
 
 from ..prometheus_server import program
 
@@ -64,9 +65,15 @@ def budget(budget="5/day", *, endpoint=None, tag=None, limit=5.0, spent=1.25):
     return BudgetState(budget=budget, endpoint=endpoint, tag=tag, limit=limit, spent=spent, ends_in_s=60.0)
 
 
-def report(*counted, function="completion", endpoints=(), budgets=()):
+def source(name="consul://a/b", *, asked_s=1.5, error=None):
+    return SourceState(source=name, version="index 42", is_cached=False, taken_s=60.0, asked_s=asked_s, error=error)
+
+
+def report(*counted, function="completion", endpoints=(), budgets=(), sources=()):
     snapshot = Snapshot(function=function, at_s=1.0, since_s=0.0, series=counted)
-    of_function = FunctionReport(function=function, figures=snapshot, endpoints=tuple(endpoints), budgets=budgets)
+    of_function = FunctionReport(
+        function=function, figures=snapshot, endpoints=tuple(endpoints), budgets=budgets, sources=sources
+    )
     return Report(functions=(of_function,))
 
 
@@ -90,6 +97,7 @@ ALL = report(
     series("", calls=1, call_errors={"NoRoute": 1}),
     endpoints=[state(), state("b", health=Health.DISABLED, breaker=BreakerState.OPEN, in_flight=2)],
     budgets=(budget(), budget("9 tokens/hour", endpoint="a", limit=9.0), budget("1/day", tag="overnight")),
+    sources=(source(), source("file:///etc/llmwire.toml", asked_s=None, error="cannot be read")),
 )
 
 
@@ -240,6 +248,20 @@ def test_what_is_under_way_and_where_an_endpoint_is_are_told():
 def test_a_budget_is_told_with_whose_it_is(labels, limit):
     assert value(ALL, "budget_limit", function="completion", **labels) == limit
     assert value(ALL, "budget_spent", function="completion", **labels) == 1.25
+
+
+@pytest.mark.parametrize(("error", "expected"), [(None, 0), ("is silent", 1)])
+def test_a_source_is_told_to_fail_where_it_does(error, expected):
+    told = report(sources=(source(error=error),))
+
+    assert value(told, "source_failing", function="completion", source="consul://a/b") == expected
+
+
+@pytest.mark.parametrize("asked_s", [1.5, None])
+def test_since_when_a_source_has_answered_is_told_where_it_ever_did(asked_s):
+    told = report(sources=(source(asked_s=asked_s),))
+
+    assert value(told, "source_answered_seconds", function="completion", source="consul://a/b") == asked_s
 
 
 # What is no longer there.
