@@ -1,4 +1,4 @@
-"""A narrated run: one endpoint for embeddings, two for completions, and what happens when each of them fails.
+"""A narrated run: one endpoint for embeddings, two for completions; each of them fails; then their list changes.
 
 Every claim is checked on what the container told of its attempts; the first that does not hold ends the run.
 """
@@ -17,9 +17,11 @@ import openai
 
 from app_example.application import EXAMPLES, Application
 from app_example.asking import Piece, Sources, Trouble
+from app_example.centre import centre
 from app_example.endpoints import FUNCTIONS, StandInProcess, standing_in
 from app_example.failures import AppError
 from app_example.journal import COLUMNS, answered, row_of
+from app_example.moving import endpoints_move
 from llmwire.container import LLMWireError, overriding
 from llmwire.services import recorded
 
@@ -74,6 +76,7 @@ class Demo:
                 await self._one_killed_under_load(run)
                 await self._without_embedding(run, first)
                 await self._without_completion(run)
+            await self._moved(Path(folder))
         self._screen.line("\nAll of it happened as told.", style="bold green")
 
     @asynccontextmanager
@@ -172,6 +175,10 @@ class Demo:
         self._check("the embedding endpoint served them", run.all_answered(_of(attempts, "embedding"), "embedding"))
         self._check("the completion endpoint did not answer", run.none_answered(attempts, "completion"))
         self._show_records(run)
+
+    async def _moved(self, folder: Path) -> None:
+        self._step("Calls are made all the time. The list of their endpoints changes meanwhile.")
+        await endpoints_move(centre(folder), lambda text: self._screen.line(text, indent=INDENT), self._check)
 
     async def _ask(self, run: _Run, question: str) -> Outcome:
         self._screen.line()

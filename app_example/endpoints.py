@@ -25,7 +25,7 @@ DIMENSIONS = 256  #: of the stand-in's vectors: enough that the words of a few t
 
 
 def unset(application: Application) -> list[str]:
-    """The functions that nothing was set for: neither a server nor a key, in the environment or in the code."""
+    """The functions that nothing was set for: no server, no key and no source, in the environment or in the code."""
     return [function for function in FUNCTIONS if _is_unset(getattr(application.llm, function))]
 
 
@@ -87,6 +87,7 @@ def settings_of(function: str, stand_in: StandIn) -> dict[str, Any]:
 
 def _is_unset(lane: Any) -> bool:
     try:
-        return all(setting.origin() == "default" for setting in (lane.base_url, lane.azure_endpoint, lane.api_key))
+        settings = (lane.base_url, lane.azure_endpoint, lane.api_key, lane.endpoints, lane.source)
+        return all(setting.origin() == "default" for setting in settings)
     except ConfigError:  # what was set cannot be used: its user wants to hear that, not to be given a stand-in
         return False

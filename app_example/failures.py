@@ -11,6 +11,7 @@ from llmwire.container import (
     AllEndpointsFailed,
     ConfigError,
     DeadlineExceeded,
+    DiscoveryError,
     LLMWireError,
     SpaceMismatch,
     StreamInterrupted,
@@ -66,7 +67,7 @@ def _sentence(error: Exception, function: str) -> str:
             return f"{_lost(error, function)} Start it, or set {function.upper()}_BASE_URL to a server that is running."
         case openai.APIStatusError():
             return f"The {_server(error, function)} {_refusal(error, function.upper())}"
-        case ConfigError():
+        case ConfigError() | DiscoveryError():
             return str(error)
         case _:
             return f"The {function} endpoint failed: {error}"

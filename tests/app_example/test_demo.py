@@ -13,7 +13,7 @@ def test_the_demo_shows_each_function_working_without_the_other(capsys):
     asyncio.run(Demo(Screen()).run())
 
     shown = capsys.readouterr().out
-    assert shown.count("   ok: ") == 17
+    assert shown.count("   ok: ") == 22
     assert shown.endswith("All of it happened as told.\n")
 
 

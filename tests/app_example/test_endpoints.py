@@ -24,11 +24,14 @@ def test_without_any_setting_both_functions_are_unset():
         ("OPENAI_API_KEY", "sk-test-1", []),
         ("OPENAI_BASE_URL", "http://localhost:1", []),
         ("OPENAI_BASE_URL", " ", ["embedding", "completion"]),
+        ("COMPLETION_ENDPOINTS", "a,b", ["embedding"]),
+        ("COMPLETION_SOURCE", "consul://127.0.0.1:1/a", ["embedding"]),
+        ("LLMWIRE_SOURCE", "/etc/llmwire.toml", []),
         ("EMBEDDING_MODEL", "m", ["embedding", "completion"]),
         ("EMBEDDING_API_KEY", "a key with blanks", ["completion"]),
     ],
 )
-def test_a_server_or_a_key_sets_a_function(monkeypatch, name, value, left):
+def test_a_server_or_a_key_or_a_source_sets_a_function(monkeypatch, name, value, left):
     monkeypatch.setenv(name, value)
 
     assert unset(Application()) == left
