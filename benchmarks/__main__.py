@@ -13,7 +13,7 @@ from .figures import GOALS
 from .processes import versions
 from .running import QUICK, Effort, Result, goals_table
 
-NAMES = ("imports", "picks", "routing", "calls", "metering", "concurrency", "kill")
+NAMES = ("imports", "picks", "routing", "calls", "metering", "reloading", "concurrency", "kill")
 
 
 def main() -> int:

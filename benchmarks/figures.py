@@ -70,5 +70,9 @@ GOALS = (
     Goal(says="async: the same", key="metering async chat", most=1.03),
     Goal(says="a snapshot of 20 endpoints, ms", key="snapshot ms", most=1),
     Goal(says="memory of a meter after 600,000 calls, of that after 400,000", key="meter growth", most=1.01),
+    Goal(says="3 endpoints changed while it runs: checked and exchanged, ms", key="apply 3 ms", most=5),
+    Goal(says="20 endpoints: the same, ms", key="apply 20 ms", most=5),
+    Goal(says="20 endpoints: exchanged, ms", key="exchange 20 ms", most=5),
+    Goal(says="sync: CPU of a call with a source, of one without", key="watched call", most=1.01),
     Goal(says="no routes, us", key="no routes 300 B", most=0.5),
 )
