@@ -14,7 +14,8 @@ from llmwire.services.monitoring.logs import log
 from llmwire.services.monitoring.report import Report
 
 from . import clients, monitoring, watching
-from .configuration import Document, Documents, Environment
+from .configuration import Document, Environment
+from .documents import Documents
 from .explain import Explanation, explain
 from .lifetime import Lazy, shut_down_all
 from .resolution import resolve

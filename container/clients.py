@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from llmwire.services.routing.endpoint import TokenSource
     from llmwire.services.routing.route import Check
     from llmwire.services.routing.spending import BudgetState
-    from llmwire.services.transport.facade import Traffic
     from llmwire.services.transport.router import LaneRouter
+    from llmwire.services.transport.traffic import Traffic
 
     from .resolution import FunctionSettings
     from .watching import Watcher
@@ -55,7 +55,7 @@ def traffic(
     is_live = watcher is not None and watcher.has_sources
     with no_fork_meanwhile():
         from llmwire.services.transport.dialect import Ambient
-        from llmwire.services.transport.facade import Traffic
+        from llmwire.services.transport.traffic import Traffic
 
     listener = listener if meter is None else Listeners(meter, listener)
     randomness = _Randomness()

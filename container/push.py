@@ -22,13 +22,15 @@ from llmwire.services.discovery.catalogue import MAX_BYTES, Catalogue, Unreadabl
 from llmwire.services.errors import ConfigError, DiscoveryError
 
 from .application import LLMContainer
-from .configuration import Sourced, Unfit, tree
+from .configuration import Unfit, tree
 from .difference import difference, moved, shown
+from .documents import Sourced
 from .resolution import FunctionSettings
 from .settings import FUNCTIONS
-from .sources import Kind, Source, sources
+from .source import Kind, Source
+from .sources import sources
+from .taking import check_server
 from .watch import styled
-from .watching import check_server
 
 REFUSED: Final = 1  #: the exit code where a reader would refuse a document, or another has written meanwhile
 EXAMPLE: Final = "consul://127.0.0.1:8500/llmwire/prod"

@@ -16,8 +16,8 @@ from llmwire.services.forking import renew_in_child
 from llmwire.services.routing.spending import Spending
 
 if TYPE_CHECKING:
-    from llmwire.services.transport.facade import Traffic
     from llmwire.services.transport.router import LaneRouter
+    from llmwire.services.transport.traffic import Traffic
 
     from .resolution import FunctionSettings
 

@@ -19,7 +19,8 @@ from llmwire.services.routing.failover import CallSpec
 from llmwire.services.routing.route import Mode
 
 from . import routes, sources, values
-from .configuration import Documents, Environment, FirstOf, Level, option
+from .configuration import Environment, FirstOf, Level, option
+from .documents import Documents
 
 FUNCTIONS: Final = ("completion", "embedding")
 

@@ -23,7 +23,7 @@ from .connections import AsyncConnections, Connections
 from .course import Course
 from .deadline import watched
 from .drive import drive, drive_async
-from .facade import FAILED, Asked, Facade, Sending, Traffic, closed_meanwhile
+from .facade import FAILED, Asked, Facade, Sending, closed_meanwhile
 from .hedged import drive_hedged, drive_hedged_async
 from .identity import token_of, token_threads
 from .nonblocking import GOODBYE_S, AsyncAnswer, AsyncConnectionPool
@@ -32,6 +32,7 @@ from .reply import most_bytes
 from .router import NO_MEANING, Question
 from .servers import Servers
 from .stream import StreamProgress
+from .traffic import Traffic
 from .written import Written
 
 

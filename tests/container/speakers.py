@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmwire.container.configuration import Sourced
+from llmwire.container.documents import Sourced
 from llmwire.services.discovery.catalogue import Snapshot
 from llmwire.services.errors import DiscoveryError
 

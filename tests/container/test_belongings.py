@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from llmwire.container import ConfigError, LLMContainer
-from llmwire.container.configuration import Sourced
+from llmwire.container.documents import Sourced
 from llmwire.container.resolution import FunctionSettings
 from llmwire.services.routing.endpoint import server_of
 from llmwire.services.secrets import Secret

@@ -10,7 +10,8 @@ from dependency_injector import containers, providers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwire.container.configuration import Document, Documents, Environment, FirstOf, Level, Unfit, option, tree
+from llmwire.container.configuration import Document, Environment, FirstOf, Level, Unfit, option, tree
+from llmwire.container.documents import Documents
 from llmwire.services.errors import ConfigError
 
 from .speakers import sourced

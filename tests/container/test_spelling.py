@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwire.container import ConfigError, LLMContainer, values
-from llmwire.container.configuration import Sourced
+from llmwire.container.documents import Sourced
 from llmwire.container.settings import SETTINGS, Writers
 
 from .speakers import sourced

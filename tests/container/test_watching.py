@@ -619,7 +619,7 @@ def test_an_error_that_nobody_foresaw_refuses_the_document_and_changes_nothing(a
     container = a_program(Speaker(served("a")))
     container.completion.pool()
     watcher = container.completion.watcher()
-    [refresh] = watcher._refreshes
+    [refresh] = watcher._taking.refreshes
 
     def broken(settings):
         raise LookupError

@@ -26,11 +26,12 @@ from llmwire.services.routing.route import Mode, Route
 from llmwire.services.routing.router import NamedPool, Router, Scores
 from llmwire.services.transport import network
 from llmwire.services.transport.call import Call
-from llmwire.services.transport.facade import Sending, Traffic
+from llmwire.services.transport.facade import Sending
 from llmwire.services.transport.patterns import searching
 from llmwire.services.transport.pooled import AsyncPoolTransport, PoolTransport
 from llmwire.services.transport.router import NO_MEANING, LaneRouter
 from llmwire.services.transport.telling import Teller, Wire
+from llmwire.services.transport.traffic import Traffic
 from llmwire.services.wanted import routing
 
 from .peers import PATIENCE_S, answer, listening, silent
