@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .source import Named
 
 MOST_LEFT_OUT: Final = 20  #: endpoints of one document; where more are wrong, it is the document that is
+HOLDS_NOTHING: Final = "holds nothing"  #: no document, or no healthy instance
 MAX_REASON: Final = 1000  #: characters; the end says what to do
 
 
@@ -232,7 +233,7 @@ class Taking:
             position.problem = None if snapshot is not None else position.problem
             return position.taken
         if snapshot.content is None and snapshot.problem is None:
-            return f"holds nothing: {snapshot.version}"
+            return HOLDS_NOTHING  # without its version, which changes with every other key
         try:
             return self._sourced(position, snapshot)
         except Unreadable as error:

@@ -22,7 +22,7 @@ from llmwire.services.source import SourceState
 
 from .configuration import Environment, tree
 from .documents import Documents
-from .taking import Position, Taking
+from .taking import HOLDS_NOTHING, Position, Taking
 from .values import Startup
 
 if TYPE_CHECKING:
@@ -229,6 +229,8 @@ class Watcher:
     def _missing(self, position: Position, beside: str = "") -> DiscoveryError:
         """The program cannot begin without what this source says."""
         reason = (position.problem or position.silence or "has not answered in time").rstrip(".")
+        if position.problem == HOLDS_NOTHING and position.latest is not None:
+            reason = f"{reason} ({position.latest.version})"
         remedy = f"Mend it; or name a server for {self._function} in the settings, to begin with."
         if self._startup is Startup.FAIL:
             remedy = f"Mend it, or set startup to {Startup.STATIC} or {Startup.CACHE}."

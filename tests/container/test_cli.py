@@ -311,7 +311,7 @@ def test_a_source_without_which_nothing_can_begin_is_told_of_beside_the_other_fu
     ended = run(command, "--json", env={**served, "LLMWIRE_STARTUP": "fail", "COMPLETION_SOURCE": "none.json"})
 
     assert ended.returncode == 1
-    assert "completion cannot begin: holds nothing: no file." in ended.stdout
+    assert "completion cannot begin: holds nothing (no file)." in ended.stdout
     assert "embedding" in ended.stdout
     assert "Traceback" not in ended.stderr
 

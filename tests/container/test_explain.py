@@ -430,7 +430,7 @@ def test_a_source_of_which_nothing_is_in_force_says_why(a_container):
 
     assert source_lines(container) == [
         "  source fake://one: nothing of it is in force; refuses the connection. Start it.",
-        "  source fake://two: nothing of it is in force, answered 0 s ago; holds nothing: 0 bytes",
+        "  source fake://two: nothing of it is in force, answered 0 s ago; holds nothing",
     ]
 
 

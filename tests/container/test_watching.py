@@ -234,7 +234,7 @@ def test_beside_a_broken_one_two_that_need_each_other_are_taken_whatever_their_o
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (None, "holds nothing: 0 bytes"),
+        (None, "holds nothing"),
         ("", "is empty"),
         ("{}", "is empty"),
         ("{", "is no JSON: "),
@@ -849,6 +849,16 @@ def test_a_reason_is_no_longer_than_one_reads_and_controls_no_terminal(a_program
     [refused] = [event for event in events if isinstance(event, DocumentRefused)]
     assert len(refused.reason) < 1100
     assert refused.reason.isprintable()
+
+
+def test_a_document_that_is_not_there_is_told_of_once_whatever_becomes_of_other_keys(a_program, events):
+    container = a_program(Speaker(None), env=STATIC)
+    container.completion.traffic()
+
+    for index in (8, 9):
+        say(container, None, version=f"index {index}, no such key")
+
+    assert [event.reason for event in events if isinstance(event, DocumentRefused)] == ["holds nothing"]
 
 
 # Endpoints that stand for themselves.
