@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmwire.services import Provenance
 
 AT_ONCE = 10  #: calls under way at any time
-SEEN_S = 2.0  #: so soon is a change followed
+SEEN_S = 5.0  #: so soon is a change followed, also on a busy machine
 LOOK_S = 0.02
 
 

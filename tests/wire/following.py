@@ -23,7 +23,7 @@ from llmwire.container import LLMContainer
 
 PATIENCE_S = 20.0  #: how long it may take what must happen
 CHILD_S = 40  #: a child that hangs tells where and ends after this, which fails the program
-SEEN_S = 2.0  #: so soon is a change followed
+SEEN_S = 10.0  #: so soon is a change followed, where all the cores are busy elsewhere; it takes a quarter of a second
 LOOK_S = 0.01
 
 _open = build_opener(ProxyHandler({})).open
