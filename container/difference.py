@@ -18,7 +18,7 @@ from llmwire.services.routing.spending import SpendingLimit
 from llmwire.services.secrets import MASK
 
 from .address import masked
-from .settings import FUNCTIONS, SETTINGS, Writers
+from .settings import FUNCTIONS, WRITERS, Writers
 
 if TYPE_CHECKING:
     from .resolution import FunctionSettings
@@ -28,13 +28,7 @@ Shown = Mapping[str, str]
 
 #: a password or key may be in them by mistake
 _URLS: Final = frozenset({("base_url",), ("openai", "base_url"), ("azure", "endpoint")})
-#: what a setting is called below the table of its function or endpoint, or from the root where functions share it
-_KNOWN: Final = {
-    tuple(place.removeprefix("config.").removeprefix("{function}.").split(".")): setting.writers
-    for setting in SETTINGS
-    for place in (*setting.own, *setting.shared)
-    if place.startswith("config.")
-}
+_KNOWN: Final = {tuple(path.split(".")): writers for path, writers in WRITERS.items()}
 #: the options of settings that are tables themselves
 _PARTS: Final = frozenset(field.name for kind in (Route, NamedPool, Price, SpendingLimit) for field in fields(kind))
 _BARE: Final = re.compile(r"[\w-]+", re.ASCII)

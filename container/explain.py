@@ -11,6 +11,7 @@ from llmwire.services.routing.endpoint import Dialect, Endpoint, Price
 from llmwire.services.routing.route import Mode, Route
 from llmwire.services.routing.router import NamedPool
 from llmwire.services.secrets import MASK, Secret
+from llmwire.services.source import SourceState
 
 from .address import masked
 from .configuration import FirstOf, Level
@@ -55,25 +56,6 @@ class EndpointExplanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceExplanation:
-    """One source of a function's endpoints.
-
-    Attributes:
-        source: its name, as in `consul://127.0.0.1:8500/llmwire/prod`.
-        version: of the document that is in force, in the source's own words; None where none is.
-        is_cached: that is what it said in an earlier life of the program.
-        age_s: since when it has last answered, in seconds; None where it was not asked, or never did.
-        error: why it is silent, or why what it says is not in force.
-    """
-
-    source: str
-    version: str | None
-    is_cached: bool
-    age_s: float | None
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionExplanation:
     """One function.
 
@@ -97,7 +79,7 @@ class FunctionExplanation:
     notes: tuple[str, ...]
     error: str | None
     endpoints: tuple[EndpointExplanation, ...] = ()
-    sources: tuple[SourceExplanation, ...] = ()
+    sources: tuple[SourceState, ...] = ()
 
     @property
     def has_named_endpoints(self) -> bool:
@@ -155,7 +137,7 @@ def _explained(function: str, lane: Any) -> FunctionExplanation:
     )
 
 
-def _sources(lane: Any, chain: FirstOf[Any]) -> Iterator[SourceExplanation]:
+def _sources(lane: Any, chain: FirstOf[Any]) -> Iterator[SourceState]:
     """What is known of them, without asking any: of those that nobody has asked yet only the names."""
     watcher = lane.watcher.last_overriding or lane.watcher
     states = {each.source: each for each in lane.watcher().state()} if getattr(watcher, "initialized", True) else {}
@@ -164,16 +146,8 @@ def _sources(lane: Any, chain: FirstOf[Any]) -> Iterator[SourceExplanation]:
     except ConfigError:  # it is told as the function's error
         return
     for name in named:
-        if (state := states.get(name)) is None:
-            yield SourceExplanation(source=name, version=None, is_cached=False, age_s=None, error=None)
-        else:
-            yield SourceExplanation(
-                source=name,
-                version=state.version,
-                is_cached=state.is_cached,
-                age_s=state.asked_s,
-                error=state.error,
-            )
+        unasked = SourceState(source=name, version=None, is_cached=False, taken_s=None, asked_s=None, error=None)
+        yield states.get(name, unasked)
 
 
 def _quiet(settings: Any, chains: Chains) -> frozenset[str]:
@@ -292,13 +266,13 @@ def _lines(function: FunctionExplanation) -> list[str]:
     return lines
 
 
-def told(source: SourceExplanation) -> str:
+def told(source: SourceState) -> str:
     """Which document is in force, how old that is, and what is wrong."""
     if source.version is not None:
         said = f"{source.version}, from the disk" if source.is_cached else source.version
     else:
-        said = "nothing of it is in force" if source.error or source.age_s is not None else "not asked yet"
-    age = f", answered {source.age_s:.0f} s ago" if source.age_s is not None else ""
+        said = "nothing of it is in force" if source.error or source.asked_s is not None else "not asked yet"
+    age = f", answered {source.asked_s:.0f} s ago" if source.asked_s is not None else ""
     return f"{source.source}: {said}{age}" + (f"; {source.error}" if source.error else "")
 
 

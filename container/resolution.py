@@ -155,6 +155,7 @@ class _Resolution:
         self, remarks: Iterable[str], predicates: Callable[[], Mapping[str, Any]], variables: Mapping[str, str]
     ) -> FunctionSettings:
         found, has_vectors = self._found, "space" in self._chains
+        of_sources = tuple(self._of_sources(variables))  # first: without a source the rest may well not do
         servers = [server_for(configured) for configured in self._configured]
         hosts = frozenset(server.host for server in servers if not server.is_remote)  # no key is given without them
         endpoints = tuple(self._endpoint(*pair, hosts) for pair in zip(self._configured, servers, strict=True))
@@ -185,7 +186,7 @@ class _Resolution:
             budget_ledger=found["budget_ledger"].value,
             declares_space=has_vectors and self._common("space") is not None,
             has_default_server=any(server.level is Level.DEFAULT for server in servers),
-            warnings=(*self._warnings(remarks, endpoints), *fitting.warnings(), *self._of_sources(variables)),
+            warnings=(*self._warnings(remarks, endpoints), *fitting.warnings(), *of_sources),
             notes=self._notes(endpoints, servers),
         )
 
@@ -313,7 +314,7 @@ class _Resolution:
         return tuple(unique.values())
 
     def _of_sources(self, variables: Mapping[str, str]) -> Iterator[ConfigWarned]:
-        found = self._found["source"]
+        found, _ = self._found["source"], self._found["startup"]
         for source in found.value or ():
             for message in source.warnings(variables):
                 yield self._warned(found.key, found.origin, f"{source.name}: {message}")

@@ -455,6 +455,15 @@ SETTINGS: Final = (
 )
 
 
+#: who may write what stands at a path below the table of its function or endpoint, or from the root
+WRITERS: Final = {
+    place.removeprefix("config.").removeprefix("{function}."): setting.writers
+    for setting in SETTINGS
+    for place in (*setting.own, *setting.shared)
+    if place.startswith("config.")
+}
+
+
 def chains(
     function: str, config: providers.Configuration, env: Environment, documents: Documents | None = None
 ) -> dict[str, FirstOf[Any]]:

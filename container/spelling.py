@@ -14,7 +14,7 @@ from llmwire.services.errors import ConfigError
 from .configuration import Environment, FirstOf, layer_of, tree
 from .credentials import TABLE as CREDENTIALS
 from .endpoints import Chains, ConfiguredEndpoint, collision, variables_of
-from .settings import FUNCTIONS, SETTINGS, Reach, Writers
+from .settings import FUNCTIONS, SETTINGS, WRITERS, Reach, Writers
 from .values import variable_part
 
 #: an environment variable this near to one of ours is a misspelling; a shell's own COMPLETION_WAITING_DOTS is not
@@ -166,15 +166,7 @@ def _writers(function: str, path: str) -> Writers:
         segments = segments[3:] if segments[1] == "endpoints" and len(segments) > 3 else segments[1:]
     if segments[0] == CREDENTIALS:
         return Writers.NO_SOURCE
-    return _WRITERS.get(".".join(segments), Writers.ANY_SOURCE)
-
-
-_WRITERS: Final = {
-    place.removeprefix("config.").removeprefix("{function}."): setting.writers
-    for setting in SETTINGS
-    for place in (*setting.own, *setting.shared)
-    if place.startswith("config.")
-}
+    return WRITERS.get(".".join(segments), Writers.ANY_SOURCE)
 
 
 def _remedy(function: str, path: str, known: set[str]) -> str:

@@ -21,11 +21,12 @@ from rich.text import Text
 
 from llmwire.services.errors import ConfigError
 from llmwire.services.events import DocumentRefused, DocumentTaken, Event, SourceAnswered, SourceSilent
+from llmwire.services.source import SourceState
 
 from .application import LLMContainer
 from .difference import Change, difference, endpoint_key, moved, shown
 from .endpoints import DEFAULT_NAME
-from .explain import FunctionExplanation, SourceExplanation, told
+from .explain import FunctionExplanation, told
 from .resolution import FunctionSettings
 from .route import Function
 from .settings import FUNCTIONS
@@ -81,7 +82,7 @@ class Entry:
     version: str | None = None
     reason: str | None = None
     changes: tuple[Change, ...] = ()
-    sources: tuple[SourceExplanation, ...] = ()
+    sources: tuple[SourceState, ...] = ()
     endpoints: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     error: str | None = None

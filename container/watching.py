@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmwire.services.discovery.catalogue import Snapshot
     from llmwire.services.discovery.watch import Watch, WatchSpec
 
+    from .documents import Sourced
     from .refresh import Refresh
     from .resolution import FunctionSettings
     from .source import Named
@@ -69,7 +70,10 @@ class Watcher:
         self._startup, self._env, self._listener, self._spec = startup, env, listener, spec
         self._sources = tuple(sources)
         me = weakref.ref(self)  # whoever drops it, ends it
-        take = lambda taken: documents.take(taken, by=me())  # noqa: E731  # it is no more than that
+
+        def take(taken: tuple[Sourced, ...]) -> None:
+            documents.take(taken, by=me())
+
         self._taking = Taking(function, settle, trying=documents.trying, take=take, cache=cache)
         self._watch: Watch | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None

@@ -453,9 +453,9 @@ def test_as_dict_holds_the_sources(a_container):
     told = json.loads(json.dumps(container.explain().as_dict()))
 
     [source] = told["completion"]["sources"]
-    age_s = source.pop("age_s")
+    taken_s, asked_s = source.pop("taken_s"), source.pop("asked_s")
     assert source == {"source": "fake://one", "version": "index 7", "is_cached": False, "error": None}
-    assert 0 <= age_s < 60
+    assert 0 <= taken_s <= asked_s < 60
     assert told["embedding"]["sources"] == []
 
 
@@ -464,6 +464,20 @@ def test_a_source_that_cannot_be_understood_is_the_error_of_its_function():
 
     assert function.sources == ()
     assert "completion.source (from env.COMPLETION_SOURCE): " in (function.error or "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "written"),
+    [
+        ("LLMWIRE_SOURCE", "cosnul://127.0.0.1:8500/a"),
+        ("LLMWIRE_SOURCE", "consul://127.0.0.1:8500"),
+        ("LLMWIRE_STARTUP", "chache"),
+    ],
+)
+def test_it_is_told_before_what_the_source_was_to_say(variable, written):
+    function = completion({variable: written})  # and no key, no server
+
+    assert f"(from env.{variable}): " in (function.error or "")
 
 
 def test_a_token_of_a_source_is_not_shown():
